@@ -14,26 +14,22 @@ from lix_cache._log import logger
 from lix_cache.errors import ConfigError
 from lix_cache.errors import told as said
 from lix_cache.gateway import headers as words
-from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, plain_path, respond, target_of
+from lix_cache.gateway.asgi import Gone, Receive, Scope, Send, respond, target_of
 from lix_cache.gateway.asker import asker_of
 from lix_cache.gateway.cached_path import Exchange
 from lix_cache.gateway.core import Core
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Verdict
 from lix_cache.gateway.health import Health
+from lix_cache.gateway.idling import Used
 from lix_cache.gateway.plain_path import pass_through
-from lix_cache.gateway.protocols import Protocol, protocol_of, speaking_at
+from lix_cache.gateway.protocols import Protocol, speaking_at
 from lix_cache.gateway.relay import Broken
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.tenants import Tenant
-from lix_cache.gateway.vectors_path import EMBEDDINGS, VectorExchange
+from lix_cache.gateway.vectors_path import EMBEDDINGS, VectorExchange, spoken_at
 
 __all__ = ["Gateway"]
-
-
-def _spoken(path: str) -> Any:
-    path = plain_path(path)  # limits hold in every spelling
-    return EMBEDDINGS if path == EMBEDDINGS.path else protocol_of(path)
 
 
 _OWN = frozenset({"admin", "ui", "healthz", "ready", "metrics"})
@@ -66,6 +62,10 @@ class Gateway:
         self._admin: Any = None
         self._reread = reread
         self._use(core)
+        #: What it shares with the other processes that serve its port.
+        self.used = Used(1)
+        #: Whether the server has begun: from then on it heeds signals itself.
+        self.has_begun = False
         self.last_request = core.clock.monotonic()
         #: When the page was last heard of: while it is open it asks for something now and then.
         self.last_page = float("-inf")
@@ -95,8 +95,8 @@ class Gateway:
     def reload_all(self) -> None:
         """Reload, and let the other workers do the same. See :meth:`reload`."""
         self.reload()
-        if self.core.settings.workers > 1:
-            os.kill(os.getppid(), signal.SIGHUP)
+        if self.used.has_parent:
+            os.kill(self.used.parent, signal.SIGHUP)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the server's start and end."""
@@ -108,17 +108,22 @@ class Gateway:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                await self.health.warm_up()
-                self.health.say_troubles()
-                await self.core.start()
-                await send({"type": "lifespan.startup.complete"})
-            elif message["type"] == "lifespan.shutdown":
-                await self.core.close()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+        try:
+            await receive()
+            self.has_begun = True
+            # Of several workers the first one reads it, and whichever takes its place.
+            self.core.start(reads_snapshot=self.used.number == 0)
+            await self.core.begun()
+            # Not used from here on, rather than since it was made.
+            self.last_request = self.core.clock.monotonic()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self.core.close()
+            await send({"type": "lifespan.shutdown.complete"})
+        except Exception as error:
+            # The server's own log is off, for it quotes requests: no other line would tell why it ends.
+            logger.error("the gateway cannot start or end: {}", said(error))
+            raise
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
@@ -129,7 +134,7 @@ class Gateway:
             await self._serve_own(scope, receive, send)
             return
         self.last_request = core.clock.monotonic()
-        protocol = _spoken(path) if scope["method"] == "POST" else None
+        protocol = spoken_at(path) if scope["method"] == "POST" else None
         call: Exchange | None = None
         core.metrics.open += 1
         core.users += 1

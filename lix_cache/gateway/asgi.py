@@ -17,6 +17,7 @@ __all__ = [
     "Scope",
     "Send",
     "Watch",
+    "cutting",
     "goes_upwards",
     "headers_of",
     "plain_path",
@@ -162,6 +163,13 @@ class Watch(Protocol):
     def cancel(self) -> object:
         """Look no longer."""
         ...
+
+
+def cutting(scope: Scope) -> Callable[[], object]:
+    """Return what closes a request's connection at once, if its server can do that."""
+    connection = scope.get(CONNECTION)
+    found: Callable[[], object] = (lambda: None) if connection is None else connection.cut
+    return found
 
 
 def watch(scope: Scope, receive: Receive, gone: Callable[[object], None]) -> Watch:

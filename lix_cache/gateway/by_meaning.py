@@ -187,12 +187,14 @@ class ByMeaning:
             context=context, tags=tags, older_than_seconds=older_than_seconds
         )
 
-    async def forget(self, tenant: str, identity: str) -> None:
-        """Drop the answer that a provider gave this id to."""
+    async def forget(self, tenant: str, identity: str) -> bool:
+        """Drop the answer that a provider gave this id to. False: it may be there still."""
         try:
             await self.cache(tenant).invalidate(context={}, tags=[_tag_of("id", identity)])
         except LixCacheError as error:
-            logger.warning("an answer that was deleted upstream is still there: {}", told(error))
+            logger.warning("an answer that was purged is still there: {}", told(error))
+            return False
+        return True
 
     def stats(self) -> dict[str, Any]:
         """Return what the caches counted, by tenant."""

@@ -11,10 +11,10 @@ from lix_cache._log import logger
 from lix_cache.errors import told as said
 from lix_cache.gateway import headers as words
 from lix_cache.gateway.answer import Answer, Incomplete, Usage
-from lix_cache.gateway.asgi import Receive, Scope, Send, read_body, respond, watch
+from lix_cache.gateway.asgi import Receive, Scope, Send, cutting, read_body, respond, watch
 from lix_cache.gateway.asker import Asker
 from lix_cache.gateway.by_meaning import Meant, Place
-from lix_cache.gateway.eligibility import Question, question_of, wants_zero_temperature
+from lix_cache.gateway.eligibility import wants_zero_temperature
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.following import follow
 from lix_cache.gateway.headers import Control, Verdict
@@ -22,7 +22,7 @@ from lix_cache.gateway.outcomes import Keep, let_go, new_id, not_cached, unanswe
 from lix_cache.gateway.prepared import Prepared
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.relay import Flight, Head, Reader, Renamed, RenamedBody
-from lix_cache.gateway.request import answering_query, parse, stripped
+from lix_cache.gateway.request import parse
 from lix_cache.gateway.spending import Meter
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import Entry
@@ -116,13 +116,10 @@ class Exchange:
 
     async def remembered(self, asked: Prepared, control: Control) -> bool:
         """Answer out of this process's memory, if it may and can."""
-        if control.no_cache:
-            return False
-        now = self.core.clock.time()
-        entry = self.core.memory.get(asked.key, now, control.max_age, control.min_fresh)
+        entry = self.core.in_memory(asked, control)
         if entry is None or not self.suits(entry.answer, asked):
             return False
-        self._hit(entry, "memory", now)
+        self._hit(entry, "memory")
         await self.say(entry.answer, asked)
         return True
 
@@ -134,8 +131,9 @@ class Exchange:
         self.is_unsuited = True
         return False
 
-    def _hit(self, entry: Entry, reason: str, now: float) -> None:
-        self.verdict = Verdict("hit-l1-exact", reason, now - entry.created, None, entry.answer.saved)
+    def _hit(self, entry: Entry, tier: str) -> None:
+        age = self.core.clock.time() - entry.created
+        self.verdict = Verdict("hit-l1-exact", tier, age, None, entry.answer.saved)
 
     async def say(self, answer: Answer, asked: Prepared) -> None:
         self.answer = answer
@@ -215,12 +213,14 @@ class Exchange:
         self, asked: Prepared, control: Control, place: Place | None
     ) -> tuple[Answer | None, Meant | None]:
         core = self.core
-        if core.redis is not None:
-            entry, now = await core.redis.get(self.tenant.name, asked.key), core.clock.time()
-            if entry is not None and core.serves(entry, now, control):
-                core.memory.put(asked.key, entry)
-                self._hit(entry, "redis", now)
-                return entry.answer, None
+        looked = await core.look_up(
+            self.tenant.name, asked, control, lambda answer: self.suits(answer, asked)
+        )
+        if looked.entry is not None:
+            if looked.tier == "redis":
+                core.memory.put(asked.key, looked.entry)
+            self._hit(looked.entry, looked.tier)
+            return looked.entry.answer, None
         if place is None or core.meaning is None:
             return None, None
         meant = await core.meaning.begin(place, control)
@@ -235,15 +235,11 @@ class Exchange:
         if not core.asks_meaning(control):
             return None
         body = asked.body.value if asked.body is not None else parse(data).value
-        value = stripped(self.protocol.name, body)
-        if core.normalise is not None:
-            value = core.normalise(self.protocol.name, value)
-        question = question_of(self.protocol.name, value)
-        if not isinstance(question, Question):
-            return None
-        query = answering_query(self.scope["query_string"].decode("latin-1"))
+        query = self.scope["query_string"].decode("latin-1")
         named = self.tenant.name, self.protocol.name
-        place = core.place_of(*named, control, self.headers, asked, question, query)
+        place = core.place_of(*named, control, self.headers, asked, body, query)
+        if isinstance(place, str):
+            return None
         core.timeline.places.note(place, core.clock.time())
         return place
 
@@ -262,7 +258,7 @@ class Exchange:
         await self._relay(flight, self._pump(flight, asked, data, None))
 
     async def _relay(self, flight: Flight, pump: Coroutine[Any, Any, None]) -> None:
-        reader = Reader(flight)
+        reader = Reader(flight, cutting(self.scope))
         watcher = watch(self.scope, self.receive, reader.gone)
         began = perf_counter()
         flight.start(pump)

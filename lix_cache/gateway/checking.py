@@ -22,6 +22,8 @@ from lix_cache.hot.clients import close_async_redis_clients
 
 __all__ = ["checked", "plan_of"]
 
+_WARM_SECONDS = 60.0
+
 
 def plan_of(settings: GatewaySettings) -> list[str]:
     """Return what a gateway with these settings does, in sentences without secrets."""
@@ -120,7 +122,11 @@ def _without_references(settings: GatewaySettings) -> GatewaySettings:
         settings,
         upstreams=tuple(replace(one, api_key_env="", cache_salt=False) for one in settings.upstreams),
         tenants=tuple(replace(one, provider_keys={}) for one in settings.tenants),
-        local=replace(settings.local, quotas={}, server_key_env=""),
+        local=replace(
+            settings.local,
+            quotas={},
+            servers=tuple(replace(one, key_env="") for one in settings.local.servers),
+        ),
     )
 
 
@@ -134,11 +140,11 @@ def _essential(settings: GatewaySettings, config: CacheConfig) -> dict[str, str]
         core, parts = gateway.core, {}
         if core.redis is not None:
             parts["redis"] = "ok" if await core.redis.ping() else core.redis.last_trouble
-        await gateway.health.warm_up()
+        await core.warming.warm_up(settings, _WARM_SECONDS)
         if core.embedder is not None:
-            parts["embedder"] = gateway.health.embedder
+            parts["embedder"] = core.warming.embedder
         if core.verifier is not None:
-            parts["verifier"] = gateway.health.verifier
+            parts["verifier"] = core.warming.verifier
         for route in core.routes.routes:
             parts[f"upstream {route.name}"] = await _reached(route)
         await core.close()

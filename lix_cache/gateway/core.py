@@ -6,22 +6,24 @@ import asyncio
 import copy
 import hashlib
 import os
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ConfigError, LixCacheError, told
+from lix_cache.errors import ConfigError
 from lix_cache.gateway.access_log import AccessLog
 from lix_cache.gateway.accounts import Recipient
-from lix_cache.gateway.answer import Usage
+from lix_cache.gateway.answer import Answer, Usage
 from lix_cache.gateway.asgi import Scope
 from lix_cache.gateway.by_meaning import ByMeaning, Place
-from lix_cache.gateway.eligibility import Question
+from lix_cache.gateway.deletions import Dropped
+from lix_cache.gateway.eligibility import Question, question_of
 from lix_cache.gateway.encoders import Encoding
 from lix_cache.gateway.headers import Control, forwarded
-from lix_cache.gateway.keeping import Keeping, Purges
+from lix_cache.gateway.hydration import Snapshot
+from lix_cache.gateway.keeping import Keeping
 from lix_cache.gateway.limits import Limits
 from lix_cache.gateway.metrics import Metrics
 from lix_cache.gateway.plain_json import dump
@@ -29,16 +31,15 @@ from lix_cache.gateway.prepared import Prepared, Preparer
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.references import check_references
 from lix_cache.gateway.relay import Flight, opened_flight
-from lix_cache.gateway.request import answering_headers, parse
+from lix_cache.gateway.request import answering_headers, answering_query, parse, stripped
 from lix_cache.gateway.settings import FIXED, GatewaySettings
-from lix_cache.gateway.snapshot import hydrate, save_snapshot
 from lix_cache.gateway.tenants import Tenant, TenantBook, presented
-from lix_cache.gateway.tiers import Memory, RedisTier
+from lix_cache.gateway.tiers import NOTHING_FOUND, Entry, Looked, Memory, RedisTier
 from lix_cache.gateway.timeline import Timeline
 from lix_cache.gateway.traces import Traces
 from lix_cache.gateway.upstream import Route, Routes
 from lix_cache.gateway.volatile import normaliser
-from lix_cache.storage.objects import objects_at
+from lix_cache.gateway.warming import Warming
 
 if TYPE_CHECKING:
     from lix_cache.embedders.protocol import Embedder
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Core"]
 
-_TURN_SECONDS = 30.0
+#: So long the start waits for what is read beside the requests: most of it is there by then.
+_BEGUN_SECONDS = 2.0
 
 
 class Core(Keeping):
@@ -85,8 +87,8 @@ class Core(Keeping):
         self.log = AccessLog(is_on=settings.access_log) if log is None else log
         self.metrics = Metrics()
         self.memory = Memory(settings.memory_bytes)
-        self.purges = Purges()
-        self.deleted = Purges()
+        self.dropped = Dropped()
+        self.undone: dict[Callable[[], Awaitable[bool]], None] = {}
         self.redis = RedisTier(self.config, clock) if settings.redis else None
         self.limits = Limits(self.redis, clock)
         # What was spent while Redis was away is told when it is back, also by a worker that spends no more.
@@ -96,17 +98,13 @@ class Core(Keeping):
         self.embedder = embedder
         self.verifier = verifier
         self.flights: dict[bytes, Flight] = {}
-        self.objects = objects_at(settings.snapshot) if settings.snapshot else None
-        self.marking = asyncio.Lock()
-        self.heeded: dict[str, int] = {}
-        #: Answers that came out of the snapshot.
-        self.hydrated = 0
-        #: How the snapshot was read: ``none``, ``ok``, or what went wrong.
-        self.hydration = "none"
-        self._may_replace = False
+        self.snapshot = Snapshot(settings.snapshot, self.redis, clock)
+        self.warming = Warming(embedder, verifier)
         #: Those before this one that still serve, perhaps by connections that were handed on to it.
         self._older: list[Core] = []
-        self._following: asyncio.Task[None] | None = None
+        #: What goes on as long as the process does.
+        self._lasting: set[asyncio.Task[None]] = set()
+        self._beginning: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._env = os.environ if environ is None else environ
         check_references(settings, self._env, is_start=True)
@@ -157,7 +155,7 @@ class Core(Keeping):
         if self.redis is not None and has_sessions:
             from lix_cache.gateway.sessions import Sessions
 
-            self.sessions = Sessions(self._library, self.redis, clock)
+            self.sessions = Sessions(self._library, self.redis, clock, self.surely)
 
     def _hear_of_models(self) -> None:
         for model in self.local.values():
@@ -252,7 +250,30 @@ class Core(Keeping):
     def asks_meaning(self, control: Control) -> bool:
         """Whether a request may be answered by meaning, if its question may."""
         is_on = control.mode == "semantic" or (self.settings.semantic and control.mode != "exact")
-        return self.meaning is not None and is_on
+        return self.meaning is not None and is_on and self.warming.is_over
+
+    def in_memory(self, asked: Prepared, control: Control) -> Entry | None:
+        """Return what this process holds for exactly this request, if that is new enough."""
+        if control.no_cache:
+            return None
+        return self.memory.get(asked.key, self.clock.time(), control.max_age, control.min_fresh)
+
+    async def look_up(
+        self, tenant: str, asked: Prepared, control: Control, suits: Callable[[Answer], bool]
+    ) -> Looked:
+        """Look for an answer to exactly this request, the nearest tier first; nothing is changed.
+
+        What Redis holds is the last word, also if it does not suit: no answer by meaning is asked for then.
+        """
+        entry = self.in_memory(asked, control)
+        if entry is not None and suits(entry.answer):
+            return Looked(entry, "memory", is_suited=True)
+        if self.redis is None or control.no_cache:
+            return NOTHING_FOUND
+        entry = await self.redis.get(tenant, asked.key, is_kept=asked.is_kept)
+        if entry is None or not self.serves(entry, self.clock.time(), control):
+            return NOTHING_FOUND
+        return Looked(entry, "redis", is_suited=suits(entry.answer))
 
     def place_of(
         self,
@@ -261,17 +282,21 @@ class Core(Keeping):
         control: Control,
         headers: Mapping[str, str],
         asked: Prepared,
-        question: Question,
-        query: str = "",
-    ) -> Place:
-        """Return where a question belongs: all that must match exactly."""
+        body: dict[str, Any],
+        query: str,
+    ) -> Place | str:
+        """Return where a request's question belongs: all that must match exactly. A word if it has none."""
+        value = stripped(protocol, body)
+        question = question_of(protocol, self.normalise(protocol, value) if self.normalise else value)
+        if not isinstance(question, Question):
+            return question
         context = {
             "namespace": control.namespace,
             "protocol": protocol,
             "provider": self.provider(tenant, asked.model)[0],
             "account": asked.account,
             "model": asked.model,
-            "headers": "\n".join((*answering_headers(headers), query)),
+            "headers": "\n".join((*answering_headers(headers), answering_query(query))),
             "body": question.scope,
         }
         return Place(tenant, context, question)
@@ -298,17 +323,27 @@ class Core(Keeping):
         self.metrics.cached[tenant.name] += cached
         self.timeline.counted(tenant.name, model, (prompt, answer), are_saved=False)
 
-    async def start(self) -> None:
-        """Read the snapshot, and begin what goes on beside the requests."""
+    def start(self, *, reads_snapshot: bool = True) -> None:
+        """Begin what goes on beside the requests.
+
+        At once: of what began later, the core that a reload puts in the place of this one would not know.
+        """
+        loop = asyncio.get_running_loop()
         self.timeline.start()
         for model in self.local.values():
             model.start()
+        self._beginning = [loop.create_task(self.warming.warm_up(self.settings))]
         if self.redis is not None:
-            if self.objects is not None:
-                self.hydrated, self.hydration = await hydrate(self.redis, self.objects, self.tenants)
-                # What the snapshot in its place says is in Redis: another one loses nothing of it.
-                self._may_replace = self.hydration == "ok"
-            self._following = asyncio.get_running_loop().create_task(self.follow_purges(self.redis))
+            # Before anything is in memory, or on its way: the first look forgets all of that.
+            self._beginning.append(loop.create_task(self.catch_up(self.redis)))
+            self._lasting.add(loop.create_task(self.follow_purges(self.redis)))
+        if reads_snapshot:
+            self._beginning.append(loop.create_task(self.snapshot.read(self.tenants)))
+        self._lasting.update(self._beginning)
+
+    async def begun(self) -> None:
+        """Wait for models and snapshot, but not for long: the process must answer, and heed signals."""
+        await asyncio.wait(self._beginning, timeout=_BEGUN_SECONDS)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do something in the background."""
@@ -323,27 +358,19 @@ class Core(Keeping):
             if not done:
                 return
 
-    async def save(self) -> int:
-        """Write a snapshot in the place of the older one. Returns how many answers are in it."""
-        if self.redis is None or self.objects is None:
-            return 0
-        count = await save_snapshot(self.redis, self.objects, self.clock)
-        self._may_replace = True
-        return count
-
     async def close(self) -> None:
         """Write the snapshot, if the one in its place was read, and let go of all connections."""
+        for task in self._lasting:
+            task.cancel()
         await self.settle()
         await self.timeline.close()
-        if self._following is not None:
-            self._following.cancel()
-        if self._may_replace and self.redis is not None:
-            try:
-                # Of several workers that end together, one writes what all of them share.
-                if self.settings.workers == 1 or await self.redis.takes_turn("snapshot", _TURN_SECONDS):
-                    await self.save()
-            except LixCacheError as error:
-                logger.error("no snapshot was written: {}", told(error))
+        if self.redis is not None:
+            await self.do_again()
+            if self.undone:
+                logger.error("{} times what was deleted may be in Redis still: it was away", len(self.undone))
+        # Of several workers none does, for others may still serve: their parent does when all have ended.
+        if self.settings.workers == 1:
+            await self.snapshot.save_at_end()
         await self.routes.close()
         if self.redis is not None:
             self.redis.close()

@@ -1,38 +1,162 @@
-"""Marks in Redis of responses that their providers were told to delete, which every process heeds.
+"""What was dropped on demand: a response that its provider was told to delete, or what a purge names.
 
-The id alone names a mark: another key of the same account, and other headers, delete a response just as well.
+One process tells it in a stream in Redis (:meth:`lix_cache.gateway.tiers.RedisTier.tell`), and all heed it.
+Marks in Redis say of a name alone that it was deleted, for longer than anything of that name is kept.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
+import orjson
+
+from lix_cache.errors import CodecError
 from lix_cache.gateway.headers import MOST_SECONDS
 from lix_cache.hot.keys import digest
 
 if TYPE_CHECKING:
     from lix_cache.gateway.tiers import Entry, RedisTier
 
-__all__ = ["is_deleted", "mark_deleted", "undeleted"]
+__all__ = ["UNDER_WAY", "Drop", "Dropped", "Marks", "any_of"]
 
+#: Longer than any answer is under way.
+UNDER_WAY = 26 * 3600
 #: Longer than any answer is kept, and is under way before.
-_SECONDS = int(MOST_SECONDS) + 26 * 3600
+_MARK_SECONDS = int(MOST_SECONDS) + UNDER_WAY
+#: Purges that are remembered, and responses: of these there are many more, which must not push a purge out.
+_MOST_PURGES = 1000
+_MOST_RESPONSES = 10_000
+#: No provider gives a longer id; one would fill the stream. All of the tenant is dropped in its place.
+_LONGEST_ID = 512
 
 
-async def mark_deleted(redis: RedisTier, tenant: str, identity: str, now: float) -> bool:
-    """Let no process serve the response of an id any more. False: Redis does not know of it yet."""
-    name = redis.name("deleted", tenant, digest(identity))
-    return await redis.ask(("SET", name, repr(now), "EX", _SECONDS)) is not None
+@dataclass(frozen=True)
+class Drop:
+    """What was dropped of a tenant's answers: one response, or all that fits.
+
+    Attributes:
+        tenant: whose they are.
+        at: when, Unix seconds.
+        id: of the response; "" for a purge.
+        model, tag: of what is purged; None for any.
+        newest: until when its providers were asked; None for any time.
+    """
+
+    tenant: str
+    at: float
+    id: str = ""
+    model: str | None = None
+    tag: str | None = None
+    newest: float | None = None
+
+    @classmethod
+    def of_response(cls, tenant: str, identity: str, now: float) -> Drop:
+        """Return what says that a response was deleted."""
+        return cls(tenant, now, identity if len(identity) <= _LONGEST_ID else "")
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether an answer is of what is purged."""
+        # The name that was asked for is in the key alone; providers answer with a longer one.
+        is_model = self.model is None or entry.model == self.model
+        is_tagged = self.tag is None or self.tag in entry.tags
+        is_old = self.newest is None or entry.created <= self.newest
+        return entry.tenant == self.tenant and is_model and is_tagged and is_old
+
+    def encode(self) -> bytes:
+        """Return it as it stands in Redis."""
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Drop:
+        """Read it.
+
+        Raises:
+            CodecError: it is none, or of another version.
+        """
+        try:
+            drop = cls(**orjson.loads(data))
+            "".join((drop.tenant, drop.id, *(word for word in (drop.model, drop.tag) if word is not None)))
+            sum((drop.at, 0.0 if drop.newest is None else drop.newest))
+        except (TypeError, ValueError):
+            raise CodecError("not what the gateway says of what was dropped") from None
+        return drop
 
 
-async def is_deleted(redis: RedisTier, entry: Entry) -> bool | None:
-    """Whether a response was deleted since it was asked for; None if Redis does not tell."""
-    found = await redis.ask(("GET", redis.name("deleted", entry.tenant, digest(entry.answer.id))))
-    return None if found is None else found[0] is not None and float(found[0]) >= entry.created
+def any_of(drops: Sequence[Drop]) -> Callable[[Entry], bool]:
+    """Return what says whether an answer was dropped. Responses, however many, cost one look."""
+    responses = {(one.tenant, one.id) for one in drops if one.id}
+    purges = [one for one in drops if not one.id]
+    return lambda entry: (
+        (entry.tenant, entry.answer.id) in responses or any(one.fits(entry) for one in purges)
+    )
 
 
-async def undeleted(redis: RedisTier, entry: Entry | None) -> Entry | None:
-    """Return what was found in Redis, if it may be served: in doubt it is a miss."""
-    if entry is None or entry.answer.protocol != "responses":
-        return entry
-    return entry if await is_deleted(redis, entry) is False else None
+class Dropped:
+    """What was dropped of late, here or elsewhere: what is under way of it is not kept when it comes.
+
+    Attributes:
+        position: up to where of the stream it is known; None if not all of it is.
+    """
+
+    def __init__(self) -> None:
+        self.position: bytes | None = None
+        self._missed = -1.0
+        self._purges: deque[tuple[float, Drop]] = deque(maxlen=_MOST_PURGES)
+        self._responses: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def add(self, drop: Drop, now: float) -> None:
+        """Remember what was dropped."""
+        if drop.id:
+            # An id is never given twice, so it does not matter when: clocks that differ do no harm.
+            self._responses[drop.tenant, drop.id] = None
+            if len(self._responses) > _MOST_RESPONSES:
+                self._responses.popitem(last=False)
+        else:
+            # In their order, whatever another machine's clock says: has() ends at the first that is too old.
+            latest = self._purges[0][0] if self._purges else 0.0
+            self._purges.appendleft((max(latest, min(drop.at, now)), drop))
+
+    def miss(self, now: float) -> None:
+        """Remember that anything may have been dropped up to now."""
+        self._missed = now
+
+    def has(self, entry: Entry, read: float | None = None) -> bool:
+        """Whether an answer is of what was dropped since its provider was asked.
+
+        Args:
+            entry: the answer.
+            read: when it was read from Redis, where what had been dropped by then is not.
+        """
+        if (entry.created if read is None else read) <= self._missed:
+            return True
+        since = takewhile(lambda one: one[0] >= entry.created, self._purges)
+        return (entry.tenant, entry.answer.id) in self._responses or any(one.fits(entry) for _, one in since)
+
+
+class Marks:
+    """Marks of names that were deleted.
+
+    Args:
+        redis: where they are.
+        kind: of what has such a name; the mark alone tells who may look it up, and with which key it came.
+    """
+
+    def __init__(self, redis: RedisTier, kind: str) -> None:
+        self._redis = redis
+        self._kind = kind
+
+    async def mark(self, tenant: str, name: str, now: float) -> bool:
+        """Say that a name was deleted. False: Redis does not know of it yet."""
+        key = self._redis.name(self._kind, tenant, digest(name))
+        return await self._redis.ask(("SET", key, repr(now), "EX", _MARK_SECONDS)) is not None
+
+    async def has(self, tenant: str, name: str, since: float = 0.0) -> bool | None:
+        """Whether a name was deleted, since a time if names come twice; None: Redis does not tell."""
+        found = await self._redis.ask(("GET", self._redis.name(self._kind, tenant, digest(name))))
+        if found is None:
+            return None
+        return found[0] is not None and (not since or float(found[0]) >= since)

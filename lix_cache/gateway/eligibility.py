@@ -16,7 +16,7 @@ import orjson
 
 from lix_cache.gateway.plain_json import canonical
 
-__all__ = ["Question", "bypass_reason", "question_of", "wants_zero_temperature"]
+__all__ = ["Question", "bypass_reason", "is_kept", "question_of", "wants_zero_temperature"]
 
 #: Fields that refer to a state at the provider, or ask for work of which the answer is not the result.
 _STATEFUL = {
@@ -89,6 +89,11 @@ def bypass_reason(protocol: str, body: Mapping[str, Any]) -> str:
     return ""
 
 
+def is_kept(protocol: str, body: Mapping[str, Any]) -> bool:
+    """Whether the provider keeps its answer under an id that later requests refer to, until it is deleted."""
+    return protocol == "responses" and body.get("store") is not False
+
+
 def _is_clients(protocol: str, tool: Any) -> bool:
     if not isinstance(tool, Mapping):
         return False
@@ -113,9 +118,8 @@ def question_of(protocol: str, body: Mapping[str, Any]) -> Question | str:
     """
     if protocol not in ("chat", "responses", "messages"):
         return "protocol"
-    if protocol == "responses" and body.get("store") is not False:
-        # The provider keeps its answer under an id that later requests refer to: it is of this request alone.
-        return "store"
+    if is_kept(protocol, body):
+        return "store"  # its id is of this request alone
     for name in _NOT_SEMANTIC:
         if body.get(name):
             return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lix_cache.errors import LixCacheError
 
-__all__ = ["CannotListen", "Refused"]
+__all__ = ["CannotListen", "CannotServe", "Refused"]
 
 
 class Refused(LixCacheError):
@@ -25,3 +25,7 @@ class Refused(LixCacheError):
 
 class CannotListen(LixCacheError):
     """The gateway's address cannot be had; says why."""
+
+
+class CannotServe(LixCacheError):
+    """None of several processes could begin to serve."""

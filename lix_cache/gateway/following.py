@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from lix_cache.gateway.asgi import watch
+from lix_cache.gateway.asgi import cutting, watch
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Verdict
 from lix_cache.gateway.outcomes import new_id, unanswered
@@ -25,7 +25,7 @@ async def follow(call: Exchange, flight: Flight, asked: Prepared) -> bool:
         Refused: it was refused, or its provider failed: so would this one be.
         Broken: the answer ended before its end.
     """
-    reader = Reader(flight)
+    reader = Reader(flight, cutting(call.scope))
     watcher = watch(call.scope, call.receive, reader.gone)
     began = perf_counter()
     try:
@@ -35,7 +35,7 @@ async def follow(call: Exchange, flight: Flight, asked: Prepared) -> bool:
         call.verdict = Verdict("hit-l1-exact", "shared", 0.0)
         head = flight.head
         if head is not None and head.status == 200 and head.is_stream and flight.form == asked.form:
-            identity = _new_id(call, asked)
+            identity = "" if asked.is_kept else new_id()
             await call.pass_on(reader, head.shared(), Renamed(identity) if identity else None)
             call.answer = flight.answer
             return True
@@ -47,11 +47,6 @@ async def follow(call: Exchange, flight: Flight, asked: Prepared) -> bool:
     finally:
         watcher.cancel()
         reader.leave()
-
-
-def _new_id(call: Exchange, asked: Prepared) -> str:
-    keeps_id = call.protocol.name == "responses" and asked.slim.get("store") is not False
-    return "" if keeps_id else new_id()
 
 
 async def _said_again(call: Exchange, flight: Flight, asked: Prepared, reader: Reader) -> bool:
@@ -68,7 +63,7 @@ async def _said_again(call: Exchange, flight: Flight, asked: Prepared, reader: R
     if head is None or not flight.is_whole or not (head.status != 200 or flight.form == asked.form):
         return False
     # An error, or an answer that is not kept, such as one that was cut.
-    identity = _new_id(call, asked) if head.status == 200 else ""
+    identity = new_id() if head.status == 200 and not asked.is_kept else ""
     await say_whole(call, head.shared(), reader, identity)
     return True
 

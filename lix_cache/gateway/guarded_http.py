@@ -5,7 +5,7 @@ there would be two; an answer of the gateway's own, which is there as a whole, g
 to know that the client has left is told, without a task that waits.
 
 Without them a client that sends a byte now and then keeps a connection for ever, and one that never ends its
-headers has them all kept.
+headers has them all kept. One that stops reading would keep its request and the provider's connection.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ HEAD_SECONDS = 20.0
 #: A body that is being sent brings at least so many bytes in so many seconds.
 BODY_SECONDS = 30.0
 _LEAST_BYTES = 4096
+#: A client takes at least so many bytes of what waits for it in so many seconds.
+READER_SECONDS = 60.0
 #: Java's client offers HTTP/2 so with its first request. No other protocol is spoken here, so an offer means
 #: nothing (RFC 9110, 7.8). Under a name that the parser does not know and no server is sent, it is none.
 _UPGRADE = re.compile(rb"(\r\n)upgrade:", re.IGNORECASE)
@@ -35,15 +37,23 @@ _LARGEST_JOINED = 64 * 1024
 
 
 class _Joined:
-    """A transport that holds an answer's head back for the body that comes in the same turn of the loop."""
+    """A transport that holds an answer's head back for the body that comes in the same turn of the loop.
 
-    __slots__ = ("_head", "_loop", "_timer", "_transport", "get_extra_info", "is_closing")
+    And that is aborted when a client does not take what was written.
+    """
+
+    __slots__ = (
+        *("_deadline", "_head", "_loop", "_timer", "_transport", "_untaken"),
+        *("get_extra_info", "is_closing"),
+    )
 
     def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._head = b""
         self._timer: asyncio.Handle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._untaken = 0
         self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
 
@@ -72,6 +82,27 @@ class _Joined:
     def close(self) -> None:
         self.flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self.expect_reader()  # a transport closes when all of it is sent, if that ever is
+
+    def expect_reader(self) -> None:
+        """Abort unless the client takes of what is written by now."""
+        self.end_deadline()
+        self._untaken = self._transport.get_write_buffer_size()
+        self._deadline = self._loop.call_later(READER_SECONDS, self._look)
+
+    def end_deadline(self) -> None:
+        """Let the client take its time."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _look(self) -> None:
+        # Progress, and not an end by then: an answer of some megabytes may take a slow network minutes.
+        if self._untaken - self._transport.get_write_buffer_size() < _LEAST_BYTES:
+            self.abort()
+        else:
+            self.expect_reader()
 
     def abort(self) -> None:
         self._transport.abort()
@@ -137,16 +168,31 @@ class GuardedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         self._gone: set[Callable[[object], None]] = set()
-        joined: Any = _Joined(transport, self.loop)
+        self._joined = _Joined(transport, self.loop)
+        joined: Any = self._joined
         super().connection_made(joined)
         self._timer = self.loop.call_later(HEAD_SECONDS, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        self._joined.end_deadline()
         for gone in list(self._gone):
             gone(self)
         self._gone.clear()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._joined.expect_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():  # what is left is to be taken as well
+            self._joined.end_deadline()
+
+    def cut(self) -> None:
+        """Close the connection now, whatever is not sent yet."""
+        self._joined.abort()
 
     def watched(self, gone: Callable[[object], None]) -> _Watched:
         """Call a function when the client leaves, or has left."""

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from lix_cache._log import logger
-from lix_cache.errors import told
 from lix_cache.gateway.asgi import Scope, Send, respond
 from lix_cache.gateway.tenants import digest_of_key
 
@@ -19,37 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Health"]
 
-_WARM_SECONDS = 60.0
-
 
 class Health:
     """Answers ``/healthz``, ``/ready`` and ``/metrics``."""
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        self.is_draining = False
-        self.embedder = "none" if core.embedder is None else "loading"
-        self.verifier = "none" if core.verifier is None else "loading"
-
-    async def warm_up(self) -> None:
-        """Load the models: a first request must not wait for them. What cannot be loaded is no hindrance."""
-        embedder, verifier = self.core.embedder, self.core.verifier
-        if embedder is not None:
-            self.embedder = await _tried(partial(embedder.embed, ["ready"]))
-        if verifier is not None:
-            self.verifier = await _tried(partial(verifier.scores, [("ready", "ready")]))
-
-    def say_troubles(self) -> None:
-        """Log what could not be loaded: otherwise only ``/ready`` would say why nothing hits by meaning."""
-        settings = self.core.settings
-        for kind, name, state in (
-            ("embedder", settings.embedder, self.embedder),
-            ("verifier", settings.verifier, self.verifier),
-        ):
-            if state not in ("ok", "none"):
-                logger.warning(
-                    "the gateway answers nothing by meaning: the {} {!r} does not work: {}", kind, name, state
-                )
 
     async def answers(self, scope: Scope, send: Send) -> bool:
         """Answer a request if it is for here."""
@@ -72,23 +43,22 @@ class Health:
         redis = "off" if core.redis is None else "ok" if await core.redis.ping() else "away"
         tripped = [route.name for route in core.routes.routes if route.breaker.is_open]
         tripped += [name for name, model in core.local.items() if model.state != "ok" and name not in tripped]
-        down = self.is_draining or not core.routes.routes or len(tripped) == len(core.routes.routes)
+        down = not core.routes.routes or len(tripped) == len(core.routes.routes)
         loading = {name for name, model in core.local.items() if model.state == "loading"}
-        is_loading = down and not self.is_draining and bool(tripped) and loading.issuperset(tripped)
-        models = {self.embedder, self.verifier, core.hydration}
-        degraded = redis == "away" or bool(tripped) or not models <= {"ok", "none"}
+        is_loading = down and bool(tripped) and loading.issuperset(tripped)
+        embedder, verifier, hydration = core.warming.embedder, core.warming.verifier, core.snapshot.state
+        degraded = redis == "away" or bool(tripped) or not {embedder, verifier, hydration} <= {"ok", "none"}
         return {
             "status": "loading" if is_loading else "down" if down else "degraded" if degraded else "ok",
             "redis": redis,
-            "embedder": self.embedder,
-            "verifier": self.verifier,
-            "hydration": core.hydration,
+            "embedder": embedder,
+            "verifier": verifier,
+            "hydration": hydration,
             "upstreams": {
                 r.name: "loading" if r.name in loading else "failing" if r.name in tripped else "ok"
                 for r in core.routes.routes
             },
-            "hydrated": core.hydrated,
-            "draining": self.is_draining,
+            "hydrated": core.snapshot.hydrated,
             **({"models": {name: model.state for name, model in core.local.items()}} if core.local else {}),
         }
 
@@ -117,11 +87,3 @@ class Health:
         if core.overview is not None:
             text += await core.overview.metrics()
         await respond(send, 200, [kind], text)
-
-
-async def _tried(work: Callable[[], Any]) -> str:
-    try:
-        await asyncio.wait_for(asyncio.to_thread(work), _WARM_SECONDS)
-    except Exception as error:  # noqa: BLE001 - whatever it is, exact answers go on
-        return told(error)
-    return "ok"

@@ -3,55 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
-from itertools import takewhile
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lix_cache._log import logger
 from lix_cache.clock import Clock
-from lix_cache.errors import InvalidInput
+from lix_cache.errors import CodecError, InvalidInput, RedisUnavailable
+from lix_cache.errors import told as told_of
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.by_meaning import ByMeaning, Meant, Place
-from lix_cache.gateway.deletions import is_deleted, mark_deleted
+from lix_cache.gateway.deletions import Drop, Dropped, any_of
 from lix_cache.gateway.headers import Control
+from lix_cache.gateway.hydration import Snapshot
 from lix_cache.gateway.metrics import Metrics
+from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared
 from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.settings import GatewaySettings
-from lix_cache.gateway.snapshot import mark_dropped
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import LATEST, Entry, Memory, RedisTier
-from lix_cache.storage.objects import Objects
 
 if TYPE_CHECKING:
     from lix_cache.gateway.relay import Flight
 
-__all__ = ["AT_ONCE", "Keeping", "Purges"]
+__all__ = ["AT_ONCE", "Keeping"]
 
 #: Vectors that one round trip reads or writes, about a megabyte: all requests share the connection, so none
 #: may fill it for as long as another one's deadline.
 AT_ONCE = 64
-#: Purges that are remembered.
-_MOST_PURGES = 1000
+#: So many bytes of an answer have its id.
+_BEGINNING = 4096
 #: How long another process may serve what this one has dropped.
 _LOOK_SECONDS = 1.0
-#: After so long it is looked again whether Redis is back.
-_AGAIN_SECONDS = 0.5
 
 
-class Purges:
-    """What was purged of late: an answer that is under way meanwhile is not kept when it comes."""
-
-    def __init__(self) -> None:
-        self._last: deque[tuple[float, Callable[[Entry], bool]]] = deque(maxlen=_MOST_PURGES)
-
-    def add(self, now: float, fits: Callable[[Entry], bool]) -> None:
-        """Remember what is purged."""
-        self._last.appendleft((now, fits))
-
-    def has(self, entry: Entry) -> bool:
-        """Whether an entry is of what was purged since it was asked for."""
-        return any(fits(entry) for _, fits in takewhile(lambda one: one[0] >= entry.created, self._last))
+def _names_any(flight: Flight, ids: Sequence[str]) -> bool:
+    """Whether an answer that is under way has one of these ids, where it has its own."""
+    start = b"".join(flight.chunks[:_BEGINNING])[:_BEGINNING]
+    return any(dump(one)[1:-1] in start for one in ids)
 
 
 class Keeping:
@@ -61,18 +51,13 @@ class Keeping:
     clock: Clock
     metrics: Metrics
     memory: Memory
-    purges: Purges
-    #: Answers that their providers were told to delete: many more, which must not push a purge out.
-    deleted: Purges
+    dropped: Dropped
+    #: What Redis did not take yet, the first one first.
+    undone: dict[Callable[[], Awaitable[bool]], None]
     redis: RedisTier | None
     meaning: ByMeaning | None
     flights: dict[bytes, Flight]
-    #: How often the processes have dropped answers of each tenant, as far as this one has heeded it.
-    heeded: dict[str, int]
-    #: Where the snapshot is.
-    objects: Objects | None
-    #: Marks follow each other: the last one there must be the latest.
-    marking: asyncio.Lock
+    snapshot: Snapshot
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do something in the background."""
@@ -83,12 +68,14 @@ class Keeping:
         raise NotImplementedError
 
     def serves(self, entry: Entry, now: float, control: Control) -> bool:
-        """Whether what was found in Redis may be served: a purge under way has not come to all keys."""
-        return entry.is_fresh(now, control.max_age, control.min_fresh) and not self.is_gone(entry)
+        """Whether what was read from Redis may be served: a purge under way has not come to all keys.
 
-    def is_gone(self, entry: Entry) -> bool:
-        """Whether an entry was dropped since it was asked for."""
-        return self.purges.has(entry) or self.deleted.has(entry)
+        Args:
+            entry: what was found.
+            now: when the read began.
+            control: what the request asks for.
+        """
+        return entry.is_fresh(now, control.max_age, control.min_fresh) and not self.dropped.has(entry, now)
 
     def store(
         self,
@@ -116,7 +103,7 @@ class Keeping:
         if place is not None and self.meaning is not None:
             seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
         entry = Entry(tenant.name, answer, begun, now + seconds, asked.model, control.tags)
-        if self.is_gone(entry):
+        if self.dropped.has(entry):
             self.metrics.not_stored["purged"] += 1
             return False
         if not self.memory.put(asked.key, entry):
@@ -124,28 +111,12 @@ class Keeping:
             return False
         self.metrics.stored += 1
         is_meant = place is not None and self.meaning is not None and not answer.has_tool_calls
-        is_named = protocol.name == "responses" and asked.slim.get("store") is not False
-        self.spawn(
-            self._beyond_memory(
-                asked,
-                entry,
-                protocol.text(answer) if is_meant else "",
-                place if is_meant else None,
-                meant,
-                is_named=is_named,
-            )
-        )
+        text = protocol.text(answer) if is_meant else ""
+        self.spawn(self._beyond_memory(asked, entry, text, place if is_meant else None, meant))
         return is_meant
 
     async def _beyond_memory(
-        self,
-        asked: Prepared,
-        entry: Entry,
-        text: str,
-        place: Place | None,
-        meant: Meant | None,
-        *,
-        is_named: bool,
+        self, asked: Prepared, entry: Entry, text: str, place: Place | None, meant: Meant | None
     ) -> None:
         """Store an entry in the tiers that others see; a purge that came in between wins."""
         redis, seconds = self.redis, entry.expires - self.clock.time()
@@ -154,19 +125,21 @@ class Keeping:
             if place is not None and meant is not None and meant.lead is not None:
                 await meant.lead.fail(None)  # others wait for it
             return
-        if redis is not None and is_named:
+        if redis is not None and asked.is_kept:
             await redis.name_answer(entry.tenant, entry.answer.id, asked.key, seconds)
-            # What deleted it meanwhile, here or in another process, found no name.
-            if self.deleted.has(entry) or await is_deleted(redis, entry):
+            # What deleted it meanwhile, here or in another process, found no name. Where Redis does not tell,
+            # it is kept nowhere.
+            if await redis.deleted.has(entry.tenant, entry.answer.id) is not False or self.dropped.has(entry):
                 self._drop_purged(asked.key, entry)
                 await redis.forget_named(entry.tenant, entry.answer.id)
                 return
         if place is None or self.meaning is None:
             return
         await self.meaning.store(place, meant, entry.answer, text, seconds, entry.tags)
-        # A purge that began after the look in Redis may have gone past before it was there.
-        if self.is_gone(entry) or (redis is not None and await redis.is_purged(entry.tenant, entry.created)):
-            await self.meaning.forget(entry.tenant, entry.answer.id)
+        # A purge that began after the look in Redis may have gone past before it was there, or not be known.
+        is_purged = redis is not None and await redis.is_purged(entry.tenant, entry.created)
+        if is_purged is not False or self.dropped.has(entry):
+            await self.surely(partial(self.meaning.forget, entry.tenant, entry.answer.id))
 
     def _drop_purged(self, key: bytes, entry: Entry) -> None:
         """Forget what another worker's purge has met while it was under way."""
@@ -179,7 +152,7 @@ class Keeping:
         for key, entry in entries.items():
             if entry.answer.size > self.settings.largest_answer_bytes:
                 self.metrics.not_stored["too_large"] += 1
-            elif not self.purges.has(entry) and self.memory.put(key, entry):
+            elif not self.dropped.has(entry) and self.memory.put(key, entry):
                 kept.append((key, entry))
         self.metrics.stored += len(kept)
         if self.redis is not None and kept:
@@ -196,66 +169,92 @@ class Keeping:
 
     async def forget_response(self, tenant: Tenant, identity: str) -> None:
         """Drop an answer that its provider was told to delete, from all tiers."""
-
-        def fits(entry: Entry) -> bool:
-            return entry.tenant == tenant.name and entry.answer.id == identity
-
+        drop = Drop.of_response(tenant.name, identity, self.clock.time())
         # First: one that is being stored, or read from Redis, is not to come back behind it.
-        now = self.clock.time()
-        self.deleted.add(now, fits)
-        self.memory.purge(fits)
-        if self.redis is not None and not await self._forget_in(self.redis, tenant.name, identity, now):
-            self.spawn(self._forget_later(self.redis, tenant.name, identity, now))
-        if self.meaning is not None:
-            await self.meaning.forget(tenant.name, identity)
-        await self._mark_dropped(tenant.name)
+        self.heed([drop])
+        if self.redis is not None:
+            await self.surely(partial(self._forget_in, self.redis, drop, identity))
+        else:
+            self.spawn(self.snapshot.mark_in_time(tenant.name))
 
-    async def _tell_others(self, redis: RedisTier, tenant: str) -> None:
-        """Say that answers were dropped here. This process knows which, unless others did so meanwhile."""
-        count = await redis.count_purge(tenant)
-        if count is not None and count == self.heeded.get(tenant, 0) + 1:
-            self.heeded[tenant] = count
+    def heed(self, drops: Sequence[Drop]) -> int:
+        """Forget what was dropped. What is under way of it is not kept, and no new request follows it."""
+        if not drops:
+            return 0
+        now, tenants = self.clock.time(), {one.tenant for one in drops if not one.id}
+        for drop in drops:
+            self.dropped.add(drop, now)
+        for key, flight in list(self.flights.items()):
+            ids = [one.id for one in drops if one.id and one.tenant == flight.tenant]
+            if flight.tenant in tenants or (ids and _names_any(flight, ids)):
+                del self.flights[key]
+        return self.memory.purge(any_of(drops))
+
+    async def look(self, redis: RedisTier) -> None:
+        """Heed what other processes have dropped since the last look."""
+        dropped = self.dropped
+        if dropped.position is not None:
+            try:
+                told = await redis.told_since(dropped.position)
+            except CodecError as error:
+                logger.warning("the gateway forgets what it has in memory: {}", told_of(error))
+                dropped.position = None
+            else:
+                if told is not None:
+                    dropped.position, drops = told
+                    self.heed(drops)
+                return
+        # Forgotten behind the mark: what is dropped from there on is told; before, anything may have been.
+        # At a start there is nothing to forget, unless Redis was away.
+        position = await redis.tell(None)
+        if position is not None:
+            dropped.miss(self.clock.time())
+            self.memory.purge(lambda _: True)
+            self.flights.clear()
+            dropped.position = position
 
     async def follow_purges(self, redis: RedisTier) -> None:
-        """Forget what is in memory or under way of a tenant when another process has dropped its answers."""
-        has_looked = False
+        """Heed what other processes drop, and do again what Redis did not take, until this one ends."""
         while True:
-            counts = await redis.purges()
-            if counts is not None:
-                changed = {name for name, _ in counts.items() ^ self.heeded.items()}
-                self.heeded.clear()
-                self.heeded.update(counts)
-                if changed and has_looked:
-                    self.memory.purge(lambda entry: entry.tenant in changed)  # noqa: B023 - it is used at once
-                    for tenant in changed:
-                        self._end_sharing(tenant)
-                has_looked = True
             await asyncio.sleep(_LOOK_SECONDS)
+            await self.catch_up(redis)
 
-    def _end_sharing(self, tenant: str) -> None:
-        """Let no new request of a tenant follow one that began before."""
-        for key in [key for key, flight in self.flights.items() if flight.tenant == tenant]:
-            del self.flights[key]
+    async def catch_up(self, redis: RedisTier) -> None:
+        """Heed what other processes have dropped, and do again what Redis did not take."""
+        try:
+            await self.look(redis)
+            await self.do_again()
+        except Exception as error:  # noqa: BLE001 - the next look is all that ever heeds a purge
+            logger.error("what other processes have dropped was not looked at: {}", told_of(error))
 
-    async def _mark_dropped(self, tenant: str) -> None:
-        """Let no snapshot that began before bring it back. Done last: one that begins then has none of it."""
-        if self.objects is not None:
-            async with self.marking:
-                await mark_dropped(self.objects, tenant, self.clock)
+    async def surely(self, work: Callable[[], Awaitable[bool]]) -> None:
+        """Do something now, and again at each look until it says that it is done."""
+        self.undone[work] = None  # before it begins: the request that waits for it may end
+        if await work():
+            self.undone.pop(work, None)
 
-    async def _forget_in(self, redis: RedisTier, tenant: str, identity: str, now: float) -> bool:
-        """Drop an answer from what other processes see. False if Redis does not answer."""
+    async def do_again(self) -> None:
+        """Do what Redis did not take before."""
+        # One after the other: at once they would open as many connections, and keep them.
+        for work in list(self.undone):
+            try:
+                await self.surely(work)
+            except Exception as error:  # noqa: BLE001 - the others are to be done all the same
+                logger.error("what was deleted may be there still: {}", told_of(error))
+
+    async def _forget_in(self, redis: RedisTier, drop: Drop, identity: str) -> bool:
+        """Drop a response from what other processes see. False: that is to be done again."""
         # Marked first: one that is being stored looks for the mark when its name is there.
-        if not await mark_deleted(redis, tenant, identity, now):
-            return False
-        await redis.forget_named(tenant, identity)
-        await self._tell_others(redis, tenant)
-        return True
-
-    async def _forget_later(self, redis: RedisTier, tenant: str, identity: str, now: float) -> None:
-        """Drop an answer when Redis is back: the provider has deleted it by then."""
-        while not await self._forget_in(redis, tenant, identity, now):  # noqa: ASYNC110 - no event of ours
-            await asyncio.sleep(_AGAIN_SECONDS)
+        is_done = (
+            await redis.deleted.mark(drop.tenant, identity, drop.at)
+            and await redis.tell(drop) is not None
+            and await redis.forget_named(drop.tenant, identity)
+        )
+        if is_done:
+            # Behind it: a snapshot that begins from here on has none of it. Beside the answer: the provider
+            # has deleted it, and that is to be told now.
+            self.spawn(self.snapshot.mark_in_time(drop.tenant))
+        return is_done
 
     async def purge(
         self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None
@@ -264,28 +263,24 @@ class Keeping:
 
         Raises:
             InvalidInput: the age makes no sense; nothing was dropped.
+            RedisUnavailable: not all of it was dropped; it may be asked for again.
         """
         if older_than is not None and not 0 <= older_than < LATEST:
             # A stamp in the future would let no worker store anything until then.
             raise InvalidInput("older_than_seconds must be a number of seconds, at least 0")
-        newest = self.clock.time() - (older_than or 0.0)
-
-        def fits(entry: Entry) -> bool:
-            # The name that was asked for is in the key alone; providers answer with a longer one.
-            is_model = model is None or entry.model == model
-            is_tagged = tag is None or tag in entry.tags
-            return entry.tenant == tenant and is_model and is_tagged and entry.created <= newest
-
-        # First, so that what is under way is not kept after the purge. No new request follows it.
-        self.purges.add(self.clock.time(), fits)
+        now = self.clock.time()
+        newest = now - (older_than or 0.0)
+        drop = Drop(tenant, now, model=model, tag=tag, newest=None if older_than is None else newest)
+        # First, so that what is under way is not kept after the purge.
         if self.redis is not None:
             await self.redis.begin_purge(tenant, newest)
-        self._end_sharing(tenant)
-        found = {"memory": self.memory.purge(fits), "redis": 0, "by_meaning": 0}
+        found = {"memory": self.heed([drop]), "redis": 0, "by_meaning": 0}
         if self.redis is not None:
-            found["redis"] = await self.redis.purge(tenant, fits)
-            await self._tell_others(self.redis, tenant)
+            found["redis"] = await self.redis.purge(tenant, drop.fits)
+            # Told behind it: until then another process may read what is to go.
+            if await self.redis.tell(drop) is None:
+                raise RedisUnavailable("other processes do not know of the purge yet; ask for it again")
         if self.meaning is not None:
             found["by_meaning"] = await self.meaning.purge(tenant, model, older_than, tag)
-        await self._mark_dropped(tenant)
+        await self.snapshot.mark(tenant)
         return found

@@ -112,9 +112,10 @@ class Limits:
             names = [redis.name("tokens", tenant, str(day)) for tenant, day in told]
             commands = [("INCRBY", name, tokens) for name, tokens in zip(names, told.values(), strict=True)]
             expiries = [("EXPIRE", name, 2 * _DAY) for name in names]
-            if await redis.ask(*commands, *expiries) is None:
-                return
-            for key, tokens in told.items():
+            answers = await redis.ask_each(*commands, *expiries)
+            for (key, tokens), answer in zip(told.items(), answers, strict=False):
+                if answer is None:
+                    continue
                 self._untold[key] -= tokens
                 if not self._untold[key]:
                     del self._untold[key]

@@ -11,11 +11,11 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from lix_cache.gateway.admin_request import Served, Work, read_object
 from lix_cache.gateway.by_meaning import Place
 from lix_cache.gateway.eligibility import Question
 from lix_cache.gateway.errors import Refused
@@ -124,11 +124,11 @@ class _Numbers:
 
     async def explain(self, request: Request) -> dict[str, Any]:
         """Say what would become of a question, without sending it anywhere or counting it."""
-        asked = await _asked(request)
+        asked = await read_object(request, _LONGEST_BODY, {"question": str, "place": str})
         meaning, question = self._core.meaning, asked.get("question")
         if meaning is None:
             raise Refused(404, "no_embedder", "answers by meaning need an embedder (--embedder)")
-        if not isinstance(question, str) or not question.strip() or len(question) > _LONGEST_QUESTION:
+        if not question or not question.strip() or len(question) > _LONGEST_QUESTION:
             raise Refused(
                 400, "invalid_body", f"question must be a text of 1 to {_LONGEST_QUESTION} characters"
             )
@@ -138,21 +138,6 @@ class _Numbers:
         return await meaning.explain(Place(seen.tenant, seen.context, Question(question, "")))
 
 
-async def _asked(request: Request) -> dict[str, Any]:
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > _LONGEST_BODY:
-            raise Refused(413, "body_too_large", "the request's body is too large")
-    try:
-        value = orjson.loads(bytes(data))
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise Refused(400, "invalid_body", "the request's body must be a JSON object")
-    return value
-
-
 def _minutes(request: Request) -> int:
     text = request.query_params.get("minutes", "15")
     if text not in map(str, _MINUTES):
@@ -160,7 +145,7 @@ def _minutes(request: Request) -> int:
     return int(text)
 
 
-def page_routes(gateway: Gateway, guarded: Callable[[Any], Any]) -> list[Route]:
+def page_routes(gateway: Gateway, guarded: Callable[[Work], Served]) -> list[Route]:
     """Return the routes of the page and of its numbers.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
@@ -34,11 +35,12 @@ _NAMED = frozenset({"/v1/images/generations", "/v1/audio/speech"})
 
 
 def _deleted_response(scope: Scope) -> str:
-    """Return the id of the response that a request deletes, in every spelling of the path; "" for none."""
-    parts = plain_path(scope["path"]).split("/")
-    return (
-        parts[3] if scope["method"] == "DELETE" and parts[:3] == ["", "v1", "responses"] and parts[3:] else ""
-    )
+    """Return the id of the response that a request deletes, in every spelling of the path; "" for none.
+
+    ``/v1`` and more may stand in the provider's address instead. What is no response is forgotten in vain.
+    """
+    parts = plain_path(scope["path"]).split("/") if scope["method"] == "DELETE" else ()
+    return next((name for kind, name in pairwise(parts) if kind.lower() == "responses"), "")
 
 
 async def _forgotten(core: Core, tenant: Tenant, response_id: str, incoming: Incoming) -> None:

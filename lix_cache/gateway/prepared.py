@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
 from lix_cache._cached_property import cached_property
-from lix_cache.gateway.eligibility import bypass_reason
+from lix_cache.gateway.eligibility import bypass_reason, is_kept
 from lix_cache.gateway.headers import NOTHING_ASKED, Control
 from lix_cache.gateway.request import Asked, Body, Unkeyable, account_of, answering_headers, key_of, parse
 
@@ -72,6 +72,7 @@ class Prepared:
         slim: its body without what may be long: all that rendering needs.
         model: that is asked for.
         account: digest of the credentials that the provider gets.
+        is_kept: its answer is kept by the provider under its id, until that is deleted.
         body: the whole body; None if it came out of memory.
     """
 
@@ -81,6 +82,7 @@ class Prepared:
     slim: Mapping[str, Any] = field(repr=False)
     model: str
     account: str
+    is_kept: bool = False
     body: Body | None = field(default=None, repr=False)
 
     def shared_key(self, control: Control) -> bytes:
@@ -161,10 +163,11 @@ class Preparer:
             slim,
             model if isinstance(model, str) else "",
             account,
+            is_kept(source.protocol, body.value),
             body,
         )
         if key and len(repr(slim)) <= _LONGEST_SLIM:
-            self._known[place] = Prepared(key, "", found.is_stream, slim, found.model, account)
+            self._known[place] = replace(found, body=None)
             if len(self._known) > _MOST_REMEMBERED:
                 self._known.popitem(last=False)
         return found

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from lix_cache.gateway.provider_lines import Lines
 from lix_cache.gateway.settings import GatewaySettings
-from lix_cache.gateway.upstream import Incoming, Outgoing, UpstreamFailed, joined
+from lix_cache.gateway.upstream import Incoming, Outgoing, UpstreamFailed, address_of
 
 if TYPE_CHECKING:
     import aiohttp
@@ -73,7 +73,7 @@ class HttpUpstream:
 
     async def send(self, request: Outgoing) -> Incoming:
         if request.method == "POST" and isinstance(request.body, bytes):
-            target = joined(self._path, request.target)
+            target = address_of(self._path, request.target)
             return await self._lines.post(target, request.headers, request.body)
         import aiohttp
         from yarl import URL
@@ -82,7 +82,7 @@ class HttpUpstream:
         try:
             response = await session.request(
                 request.method,
-                URL(joined(self._base, request.target), encoded=True),
+                URL(address_of(self._base, request.target), encoded=True),
                 headers=request.headers,
                 data=request.body,
                 allow_redirects=False,

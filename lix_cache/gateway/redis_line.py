@@ -1,11 +1,13 @@
 """The way of the gateway's own commands to Redis, whatever Redis is: a server, a cluster, or behind Sentinel.
 
-Raises nothing: what goes wrong is counted, and for a moment Redis is not asked again.
+Raises nothing: what goes wrong is counted. A server that is silent, or serves no command, is not asked again
+for a moment. A command that it refuses is that command's trouble alone: one tenant's must not be that of all.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from lix_cache._advice import for_command_line
@@ -14,19 +16,23 @@ from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.effects import Flow, RedisBatch
-from lix_cache.errors import LixCacheError, told
-from lix_cache.hot.breaker import Breaker
+from lix_cache.errors import RedisAuthError, RedisDatabaseError, RedisError, RedisUnavailable, told
+from lix_cache.hot.breaker import new_breaker
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.pipeline import Pipeline
+from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.scripts import Value
+from lix_cache.hot.slots import key_of
 from lix_cache.hot.spread import SCAN_AGAIN
-from lix_cache.hot.trouble import raise_translated
+from lix_cache.hot.trouble import translate
 from lix_cache.hot.wire import pack
 
 __all__ = ["RedisLine"]
 
 #: The words of a plain command.
 _Words: TypeAlias = "tuple[Value, ...]"
+#: Codes of a refusal after which the same server may serve the next command.
+_OF_ONE_COMMAND = READS_ONLY | {"NOPERM", "TRYAGAIN"}
 
 
 class RedisLine:
@@ -39,7 +45,7 @@ class RedisLine:
 
     def __init__(self, config: CacheConfig, clock: Clock) -> None:
         self._endpoint = endpoint_for(config.redis, config.semantic_redis_db)
-        self.breaker = Breaker(config.redis_retry_seconds, clock)
+        self.breaker = new_breaker(self._endpoint, config.redis_retry_seconds, clock)
         # A pipeline is the shorter way to one server; the driver knows the way to each of several, and TLS.
         self._driver = None if Pipeline.fits(self._endpoint) else AsyncDriver(self._endpoint)
         self._opened: tuple[asyncio.AbstractEventLoop, Pipeline] | None = None
@@ -48,29 +54,54 @@ class RedisLine:
         self.last_trouble = ""
 
     async def ask(self, *commands: _Words) -> list[Any] | None:
-        """Send plain commands in one trip, on a cluster one to each node; None if Redis does not answer.
+        """Send plain commands in one trip, on a cluster one to each node; None if one has no answer.
 
         A ``SCAN`` that has to begin again, because the masters have changed, has its error for an answer.
         """
-        if self.breaker.is_open:
-            return None
+        for words in commands:
+            if self.breaker.of(key_of(words)).is_open:
+                return None
+        answers = await self._answers(commands)
+        return None if any(map(_is_trouble, answers)) else answers
+
+    async def ask_each(self, *commands: _Words) -> list[Any]:
+        """Send plain commands that do not need each other; None for each that has no answer."""
+        found: list[Any] = [None] * len(commands)
+        asked = [i for i, words in enumerate(commands) if not self.breaker.of(key_of(words)).is_open]
+        if asked:
+            answers = await self._answers([commands[i] for i in asked])
+            for i, answer in zip(asked, answers, strict=True):
+                found[i] = None if _is_trouble(answer) else answer
+        return found
+
+    async def _answers(self, commands: Sequence[_Words]) -> list[Any]:
+        """Send commands. What went wrong takes the place of an answer, and is noted.
+
+        It opens the breaker if the next command to the same server would meet it as well.
+        """
         try:
-            try:
-                if self._driver is None:
-                    packed = b"".join([pack(words) for words in commands])
-                    answers: list[Any] = await self._line().ask(packed, len(commands))
-                else:
-                    answers = [_flat(answer) for answer in await self._driver(_sent(commands))]
-                for answer in answers:
-                    if isinstance(answer, Exception) and getattr(answer, "code", "") != SCAN_AGAIN:
-                        raise answer
-            except Exception as error:  # noqa: BLE001 - raised again, translated
-                raise_translated(error, self._endpoint)
-            return answers
-        except (LixCacheError, OSError) as error:
-            self.breaker.trip()
-            self.note(error)
-            return None
+            if self._driver is None:
+                packed = b"".join([pack(words) for words in commands])
+                answers: list[Any] = await self._line().ask(packed, len(commands))
+            else:
+                answers = [_flat(answer) for answer in await self._driver(_sent(tuple(commands)))]
+        except Exception as error:  # noqa: BLE001 - whatever it is, a request goes on without
+            # Without what refers to this frame, and through it to the connection.
+            found = translate(error, self._endpoint).with_traceback(None)
+            answers = [found] * len(commands)
+            is_away = isinstance(found, (RedisError, OSError))
+        else:
+            is_away = False
+        trouble: BaseException | None = None
+        for i, answer in enumerate(answers):
+            if _is_trouble(answer):
+                answers[i] = translate(answer, self._endpoint)
+                if is_away or _is_of_all(answers[i]):
+                    self.breaker.of(key_of(commands[i])).trip()
+                trouble = trouble or answers[i]
+        if trouble is not None:
+            self.note(trouble)
+        return answers
 
     def _line(self) -> Pipeline:
         loop = asyncio.get_running_loop()
@@ -94,8 +125,19 @@ class RedisLine:
         self.troubles += 1
         said = for_command_line(told(error))
         if said != self.last_trouble:
-            logger.warning("the gateway goes on without Redis: {}", said)
+            logger.warning("the gateway goes on without an answer of Redis: {}", said)
         self.last_trouble = said
+
+
+def _is_trouble(answer: Any) -> bool:
+    return isinstance(answer, Exception) and getattr(answer, "code", "") != SCAN_AGAIN
+
+
+def _is_of_all(error: BaseException) -> bool:
+    """Whether what Redis answered to one command is its answer to all of them now."""
+    if isinstance(error, (RedisUnavailable, RedisAuthError)):
+        return error.code not in _OF_ONE_COMMAND
+    return isinstance(error, RedisDatabaseError)
 
 
 def _flat(answer: Any) -> Any:

@@ -35,8 +35,9 @@ def check_references(settings: GatewaySettings, env: Mapping[str, str], *, is_st
     """
     checks: list[Callable[[], object]] = [partial(key_of, one, env) for one in settings.upstreams]
     checks += [partial(provider_keys_of, one, env) for one in settings.tenants]
-    if any(one.is_local and "://" in one.url for one in settings.upstreams):
-        checks.append(partial(_key_in, env, settings.local.server_key_env, "local.server_key_env"))
+    checks += [
+        partial(_key_in, env, one.key_env, f"local.servers {one.url!r}") for one in settings.local.servers
+    ]
     problems = [*_unknown_upstreams(settings), *(_unknown_quotas(settings) if is_start else ())]
     for check in checks:
         try:

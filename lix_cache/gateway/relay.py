@@ -132,13 +132,14 @@ class Flight:
                 self._drop_slowest()
 
     def _drop_slowest(self) -> None:
-        """Let those go that the others wait for; one that all wait for may take its time."""
+        """Let those go that the others wait for; one that all wait for has the time of its connection."""
         least = min(reader.position for reader in self._readers)
         slowest = {reader for reader in self._readers if reader.position == least}
         if slowest != self._readers:
+            self._readers -= slowest
             for reader in slowest:
                 reader.is_dropped = True
-            self._readers -= slowest
+                reader.cut()
 
     def _lag(self) -> int:
         least = min(reader.position for reader in self._readers)
@@ -227,14 +228,16 @@ class Reader:
 
     Args:
         flight: what it reads.
+        cut: closes its connection: dropped, it waits there for a client that takes nothing.
 
     Attributes:
         has_left: the client has gone.
         is_dropped: it took nothing for too long, and others waited for it.
     """
 
-    def __init__(self, flight: Flight) -> None:
+    def __init__(self, flight: Flight, cut: Callable[[], object] = lambda: None) -> None:
         self.flight = flight
+        self.cut = cut
         self.position = 0
         self.has_left = False
         self.is_dropped = False
@@ -280,7 +283,7 @@ class Reader:
             Broken: it ended before its end, or this reader was dropped.
         """
         flight = self.flight
-        while not self.has_left:
+        while self.is_dropped or not self.has_left:
             if self.is_dropped:
                 raise Broken
             if self.position < len(flight.chunks):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from lix_cache._log import logger
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ConfigError, LixCacheError, MissingExtra, told
+from lix_cache.errors import ConfigError, MissingExtra, told
 from lix_cache.gateway.errors import CannotListen
-from lix_cache.gateway.idling import Used, watch
+from lix_cache.gateway.idling import watch
 from lix_cache.gateway.settings import GatewaySettings
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 
+_BACKLOG = 2048
 NO_PROVIDER = "the gateway needs a provider: --upstream URL, --local MODEL, or upstreams in the settings file"
 
 
@@ -136,16 +137,17 @@ def server_for(gateway: Gateway, **changes: Any) -> Any:
         "date_header": False,
         "proxy_headers": False,
         "timeout_graceful_shutdown": max(1, int(settings.drain_seconds)),
-        "backlog": 2048,
+        "backlog": _BACKLOG,
         **changes,
     }
     return uvicorn.Server(uvicorn.Config(gateway, **options))
 
 
 def listeners_for(settings: GatewaySettings) -> list[socket.socket]:
-    """Return sockets bound to the address, one for each that the host's name stands for.
+    """Return sockets that listen at the address, one for each that the host's name stands for.
 
-    They do not listen yet: what connects before there is an answer is better refused.
+    What connects before the server is there waits for it, a second or two. Only listening says whose it is:
+    several may bind it, and uvloop's server does not tell that it cannot listen.
 
     Raises:
         CannotListen: the port is in use, or the address is not this machine's.
@@ -161,6 +163,7 @@ def listeners_for(settings: GatewaySettings) -> list[socket.socket]:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 one.bind((address[0], port, *address[2:]))
+                one.listen(_BACKLOG)
             except OSError as error:
                 one.close()
                 # A machine may have a name for an address of IPv6, and no IPv6.
@@ -189,19 +192,17 @@ def _not_had(settings: GatewaySettings, error: OSError | None) -> CannotListen:
     return CannotListen(f"the gateway cannot listen at {settings.host}, port {settings.port}: {why}")
 
 
-def run(gateway: Gateway, listeners: list[socket.socket], used: Used | None = None) -> bool:
+def run(gateway: Gateway, listeners: list[socket.socket]) -> bool:
     """Serve until a signal says to stop: new requests are refused, those that run may end.
 
     Args:
         gateway: what serves.
-        listeners: bound sockets.
-        used: what it shares with other processes that serve them.
+        listeners: of its port.
 
     Returns:
-        Whether it ended because none of them was used for ``idle_seconds``.
+        Whether it ended because none of its processes was used for ``idle_seconds``.
     """
     server = server_for(gateway)
-    used = used or Used(1)
 
     # What is there by now stays: the collector need not look at it again and again.
     gc.collect()
@@ -211,15 +212,12 @@ def run(gateway: Gateway, listeners: list[socket.socket], used: Used | None = No
     async def serve() -> bool:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, reload, gateway)
-        watcher = loop.create_task(watch(gateway, server, used))
+        watcher = loop.create_task(watch(gateway, server))
         try:
             await server.serve(sockets=listeners)
-        except OSError as error:
-            # Another program bound it in between, and was the first to listen.
-            raise _not_had(gateway.core.settings, error) from None
         finally:
             watcher.cancel()
-        return watcher.done() and watcher.exception() is None
+        return watcher.done() and watcher.result()
 
     try:
         import uvloop
@@ -232,7 +230,7 @@ def reload(gateway: Gateway) -> None:
     """Take new settings; what makes no sense is said, and the old ones stay."""
     try:
         gateway.reload()
-    except LixCacheError as error:
+    except Exception as error:  # noqa: BLE001 - a file must not end the process that serves
         logger.error("the settings were not reloaded, the old ones stay: {}", told(error))
     else:
         logger.info("the settings were reloaded")

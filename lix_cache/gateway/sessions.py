@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 from lix_cache._log import logger
 from lix_cache.admin import AsyncStoreAdmin
@@ -20,12 +21,13 @@ from lix_cache.config import CacheConfig
 from lix_cache.coordinator import AsyncCacheCoordinator
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, LixCacheError, RedisUnavailable, told
 from lix_cache.gateway.asgi import Scope, Send, goes_upwards, respond
+from lix_cache.gateway.deletions import Marks
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.plain_json import put_before_last, spelled
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import RedisTier
-from lix_cache.messages.session_key import SessionKey
+from lix_cache.messages.session_key import SessionKey, stored_id
 from lix_cache.session.evictor import evictor_for
 from lix_cache.session.store import open_store
 
@@ -37,8 +39,6 @@ _MOST_LISTED = 1000
 #: Of the page: sessions or messages at once, and pages of the store that are looked at for one that has any.
 _ON_PAGE = 50
 _MOST_PAGES = 20
-#: How long a deletion is noted: longer than any answer is under way.
-_NOTED_SECONDS = 26 * 3600
 _TURNS = {"chat": "messages", "messages": "messages", "responses": "input"}
 #: Fields that name a conversation, or the beginning of one, which the provider puts before the turn itself.
 _KEPT_THERE = (
@@ -46,6 +46,8 @@ _KEPT_THERE = (
     *("conversation_id", "session_id", "chat_id", "thread_id", "assistant_id", "agent_id"),
 )
 _SYSTEM = frozenset({"system", "developer"})
+#: Does something, again and again until it says that it is done.
+_Surely: TypeAlias = "Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]"
 
 
 class Session:
@@ -103,9 +105,10 @@ def _text_of(turn: Any) -> str | None:
 class Sessions:
     """All sessions of all tenants."""
 
-    def __init__(self, config: CacheConfig, redis: RedisTier, clock: Clock) -> None:
-        self._redis = redis
+    def __init__(self, config: CacheConfig, redis: RedisTier, clock: Clock, surely: _Surely) -> None:
+        self._marks = Marks(redis, "deleted-session")
         self._clock = clock
+        self._surely = surely
         #: Those whose turns are being answered, in this process.
         self._under_way: weakref.WeakSet[Session] = weakref.WeakSet()
         # A gateway's sessions go on without Redis, and move to disk by themselves.
@@ -113,7 +116,7 @@ class Sessions:
         # What the archive has alone is a part, and no reader could tell: a read has both tiers, or fails.
         self._whole = self._config.replace(on_redis_error="raise")
         # Open: Redis did not answer a moment ago, and none is to wait for it. All who use the store trip it.
-        self._breaker = evictor_for(open_store(self._config)).store.breaker
+        self._store = evictor_for(open_store(self._config)).store
         self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def find(self, tenant: Tenant, headers: Mapping[str, str], protocol: str) -> Session | None:
@@ -134,11 +137,12 @@ class Sessions:
 
     def _reader(self, name: SessionKey) -> AsyncCacheCoordinator:
         """Return what shows all of a session, or raises."""
-        self._check_redis()
+        self._check_redis(name)
         return AsyncCacheCoordinator(name, self._whole)
 
-    def _check_redis(self) -> None:
-        if self._breaker.is_open:
+    def _check_redis(self, name: SessionKey | None = None) -> None:
+        breaker = self._store.breaker if name is None else self._store.breaker_of(stored_id(name))
+        if breaker.is_open:
             raise RedisUnavailable("the Redis of the sessions did not answer a moment ago", was_asked=False)
 
     async def window(self, name: SessionKey) -> list[dict[str, Any]] | None:
@@ -157,31 +161,40 @@ class Sessions:
         """Keep a turn and its answer, side by side, unless their session was deleted since the turn came."""
         async with self._lock(session.name):
             try:
+                # Where Redis does not tell, the turn goes to disk meanwhile, as all turns do then.
                 if await self._was_deleted(session):
                     return
                 kept = self._coordinator(session.name)
                 # In one: a turn without its answer would be asked again in each window.
                 turns = [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
                 added = await kept.add_messages_to_context(turns)
-                if await self._was_deleted(session):
-                    # By another worker, which noted it first. What it did not see goes now.
-                    for message_id in added.ids:
-                        await kept.delete_message(message_id)
             except LixCacheError as error:
                 logger.error("a turn of a session was not kept: {}", told(error))
+                return
+            await self._surely(partial(self._take_out, session, kept, added.ids))
+
+    async def _take_out(self, session: Session, kept: AsyncCacheCoordinator, ids: Sequence[str]) -> bool:
+        """Delete a turn if its session was deleted by another worker, which may not have seen it.
+
+        Returns:
+            False if that is not known, or not done.
+        """
+        was_deleted = await self._was_deleted(session)
+        try:
+            for message_id in ids if was_deleted else ():
+                await kept.delete_message(message_id)
+        except LixCacheError as error:
+            logger.warning("a turn of a deleted session is still there: {}", told(error))
+            return False
+        return was_deleted is not None
 
     def _lock(self, name: SessionKey) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    def _deletion(self, name: SessionKey) -> str:
-        """Return the key of what says when a session was last deleted."""
-        return self._redis.name("deleted-session", name.namespace or "", name.id)
-
-    async def _was_deleted(self, session: Session) -> bool:
-        if not session.is_deleted:
-            found = await self._redis.ask(("GET", self._deletion(session.name)))
-            session.is_deleted |= bool(found and found[0] and float(found[0]) >= session.begun)
-        return session.is_deleted
+    async def _was_deleted(self, session: Session) -> bool | None:
+        """Whether a session was deleted since its turn came; None if Redis does not tell."""
+        name = session.name
+        return session.is_deleted or await self._marks.has(name.namespace or "", name.id, session.begun)
 
     # -- /v1/sessions ------------------------------------------------------------------------
 
@@ -226,12 +239,11 @@ class Sessions:
 
     async def _deleted(self, name: SessionKey) -> bool:
         """Forget a session, with the turns that are being answered; False if nothing was kept yet."""
-        self._check_redis()
+        self._check_redis(name)
         # Noted first: a turn that is added from here on is taken out by the worker that adds it.
         for session in [one for one in self._under_way if one.name == name]:
             session.is_deleted = True
-        note = ("SET", self._deletion(name), repr(self._clock.time()), "EX", _NOTED_SECONDS)
-        if await self._redis.ask(note) is None:
+        if not await self._marks.mark(name.namespace or "", name.id, self._clock.time()):
             raise RedisUnavailable("the deletion could not be noted; nothing was deleted")
         async with self._lock(name):
             return await self._coordinator(name).delete_session()
@@ -288,7 +300,7 @@ class Sessions:
         try:
             yield AsyncStoreAdmin(self._whole)
         except RedisUnavailable:
-            self._breaker.trip()  # an admin has a breaker of its own
+            self._store.breaker.trip()  # an admin has a breaker of its own
             raise
 
     async def _listed(self, tenant: Tenant) -> list[str]:

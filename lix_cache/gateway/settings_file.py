@@ -53,7 +53,7 @@ def _parsed(path: str, data: bytes) -> Any:
             import tomli as tomllib
         try:
             return tomllib.loads(data.decode())
-        except (ValueError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever the parser meets in a file is the file's mistake
             # Of its error only the place: the rest quotes the line, which may hold a key.
             line = re.search(r"at line (\d+), column \d+\)\Z", str(error))
             place = f" (line {line[1]})" if line else ""
@@ -66,7 +66,7 @@ def _parsed(path: str, data: bytes) -> Any:
         raise MissingExtra("PyYAML", "gateway", "a settings file in YAML") from None
     try:
         return yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001 - a "!!bool x" is a KeyError, a "!!timestamp x" an AttributeError
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
         raise ConfigError(f"the settings file {path!r} is not valid YAML{place}") from None

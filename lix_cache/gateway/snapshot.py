@@ -26,11 +26,12 @@ import orjson
 
 from lix_cache._log import logger
 from lix_cache.clock import Clock
-from lix_cache.errors import ArchiveCorrupt, LixCacheError, told
+from lix_cache.drivers.threads import in_daemon_thread
+from lix_cache.errors import ArchiveCorrupt, told
 from lix_cache.gateway.tenants import LOCAL, TenantBook
 from lix_cache.gateway.tiers import RedisTier
 from lix_cache.hot.keys import digest
-from lix_cache.storage.objects import Objects, objects_at, try_place
+from lix_cache.storage.objects import Bucket, bucket_at, try_place
 
 __all__ = ["check_snapshot", "hydrate", "load_snapshot", "mark_dropped", "save_snapshot"]
 
@@ -43,16 +44,14 @@ _PART_BYTES = 8 << 20
 #: Of the parts of all tenants that are being filled.
 _MOST_WAITING = 4 * _PART_BYTES
 _LENGTHS = struct.Struct("<HI")
-_PART = re.compile(r"part-[0-9a-f]{1,16}-[0-9a-f]{16}-\d{1,9}\.lxs\Z")
+_PART = re.compile(r"part-([0-9a-f]{1,16})-[0-9a-f]{16}-\d{1,9}\.lxs\Z")
 #: What a manifest says of a part in words: its file, the digest of its tenant, the checksum.
 _WORDS = {"name": _PART, "tenant": re.compile(r"[A-Za-z0-9_-]{1,64}"), "sha256": re.compile(r"[0-9a-f]{64}")}
-#: A part, or half of one.
-_LEFT = re.compile(r"part-([0-9a-f]{1,16})-[0-9a-f]{16}-\d{1,9}\.lxs(?:\.new)?\Z")
 #: What a snapshot that was never finished has left is removed after so long: none takes longer.
 _ORPHAN_SECONDS = 6 * 3600.0
 
 
-async def save_snapshot(redis: RedisTier, objects: Objects, clock: Clock) -> int:
+async def save_snapshot(redis: RedisTier, objects: Bucket, clock: Clock) -> int:
     """Write all exact answers. Returns how many.
 
     Raises:
@@ -60,34 +59,34 @@ async def save_snapshot(redis: RedisTier, objects: Objects, clock: Clock) -> int
         RedisUnavailable: not all of Redis was seen; the older snapshot stays.
     """
     begun = clock.time()
-    before = await asyncio.to_thread(objects.get, _MANIFEST)
+    before = await in_daemon_thread(objects.get, _MANIFEST)
     writer = _Writer(objects, begun)
     async for name, data in redis.records():
         await writer.add(name, data)
     while writer.waiting:
         await writer.write(next(iter(writer.waiting)))
     manifest = {"form": _FORM, "begun": begun, "entries": writer.count, "parts": writer.parts}
-    await asyncio.to_thread(objects.put, _MANIFEST, _sealed(manifest))
-    await asyncio.to_thread(
+    await in_daemon_thread(objects.put, _MANIFEST, _sealed(manifest))
+    await in_daemon_thread(
         _remove_old, objects, before, {part["name"] for part in writer.parts}, clock.time()
     )
     return writer.count
 
 
-async def mark_dropped(objects: Objects, tenant: str, clock: Clock) -> None:
+async def mark_dropped(objects: Bucket, tenant: str, clock: Clock) -> None:
     """Say that answers of a tenant have just been dropped. One object for each tenant, the last one counts.
 
     Raises:
         ArchiveUnavailable: the place cannot be written.
     """
-    await asyncio.to_thread(objects.put, _mark(digest(tenant)), repr(clock.time()).encode())
+    await in_daemon_thread(objects.put, _mark(digest(tenant)), repr(clock.time()).encode())
 
 
 def _mark(tenant_digest: str) -> str:
     return f"dropped-{tenant_digest}"
 
 
-def _is_current(objects: Objects, tenant_digest: str, begun: float) -> bool:
+def _is_current(objects: Bucket, tenant_digest: str, begun: float) -> bool:
     """Whether a snapshot holds nothing of a tenant that was dropped since it began."""
     mark = objects.get(_mark(tenant_digest))
     try:
@@ -99,7 +98,7 @@ def _is_current(objects: Objects, tenant_digest: str, begun: float) -> bool:
 class _Writer:
     """Fills a part for each tenant."""
 
-    def __init__(self, objects: Objects, now: float) -> None:
+    def __init__(self, objects: Bucket, now: float) -> None:
         self._objects = objects
         # Of this snapshot alone: another that is written meanwhile removes none of them.
         self._start = f"part-{int(now * 1000):x}-{secrets.token_hex(8)}"
@@ -123,7 +122,7 @@ class _Writer:
         data = b"".join(self.waiting.pop(tenant))
         self._sizes.pop(tenant)
         name = f"{self._start}-{len(self.parts)}.lxs"
-        await asyncio.to_thread(self._objects.put, name, data)
+        await in_daemon_thread(self._objects.put, name, data)
         digest = hashlib.sha256(data).hexdigest()
         self.parts.append(
             {"name": name, "tenant": tenant.decode("latin-1"), "sha256": digest, "bytes": len(data)}
@@ -134,22 +133,22 @@ def _sealed(manifest: dict[str, Any]) -> bytes:
     return orjson.dumps({**manifest, "sha256": hashlib.sha256(orjson.dumps(manifest)).hexdigest()})
 
 
-def _remove_old(objects: Objects, before: bytes | None, named: set[str], now: float) -> None:
+def _remove_old(objects: Bucket, before: bytes | None, named: set[str], now: float) -> None:
     replaced: set[str] = set()
     if before is not None:
         # Of a damaged one the parts go as those do that nothing names.
         with contextlib.suppress(ArchiveCorrupt):
             replaced = {part["name"] for part in _checked(before)["parts"]}
-    for name in objects.names():
-        found = _LEFT.match(name)
+    for name in [one.name for one in objects.names("")]:
+        found = _PART.match(name)
         if found is None or name in named:
             continue
         if name in replaced or now - int(found[1], 16) / 1000 > _ORPHAN_SECONDS:
             objects.remove(name)
 
 
-async def hydrate(redis: RedisTier, objects: Objects, tenants: TenantBook) -> tuple[int, str]:
-    """Read the snapshot; a gateway without it starts all the same.
+async def hydrate(redis: RedisTier, objects: Bucket, tenants: TenantBook) -> tuple[int, str]:
+    """Read the snapshot; a gateway without it goes on all the same.
 
     Returns:
         How many answers were put back, and ``ok`` or what went wrong.
@@ -160,7 +159,7 @@ async def hydrate(redis: RedisTier, objects: Objects, tenants: TenantBook) -> tu
         return await asyncio.wait_for(reading, _HYDRATION_SECONDS), "ok"
     except asyncio.TimeoutError:
         trouble = f"the snapshot was not read within {_HYDRATION_SECONDS:g} s"
-    except LixCacheError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is to be known
         trouble = told(error)
     logger.error(
         "the snapshot is not used, and stays as it is until POST /admin/snapshot writes another: {}", trouble
@@ -168,7 +167,7 @@ async def hydrate(redis: RedisTier, objects: Objects, tenants: TenantBook) -> tu
     return 0, trouble
 
 
-async def load_snapshot(redis: RedisTier, objects: Objects, tenants: Collection[str]) -> int:
+async def load_snapshot(redis: RedisTier, objects: Bucket, tenants: Collection[str]) -> int:
     """Put back what may still be served and is not there. Returns how many answers that were.
 
     Args:
@@ -180,21 +179,45 @@ async def load_snapshot(redis: RedisTier, objects: Objects, tenants: Collection[
         ArchiveCorrupt: something in it is damaged or missing; nothing was put back.
         ArchiveUnavailable: the place does not answer.
     """
-    manifest = await asyncio.to_thread(objects.get, _MANIFEST)
-    if manifest is None:
-        return 0
-    found = _checked(manifest)
-    parts, begun = found["parts"], found["begun"]
-    # All is read twice, for it may be larger than the memory: first whether it is whole, then what it says.
-    for part in parts:
-        await asyncio.to_thread(_read_part, objects, part)
     count = 0
-    for part in parts:
-        tenant = part["tenant"]
-        if tenant in tenants and await asyncio.to_thread(_is_current, objects, tenant, begun):
-            for name, value in await asyncio.to_thread(_read_part, objects, part):
-                count += await redis.restore(name, value)
+    # All is read twice, for it may be larger than the memory: first whether it is whole, then what it says.
+    found = await _whole(objects)
+    while found is not None:
+        begun = found["begun"]
+        try:
+            for part in found["parts"]:
+                tenant = part["tenant"]
+                if tenant in tenants and await in_daemon_thread(_is_current, objects, tenant, begun):
+                    for name, value in await in_daemon_thread(_read_part, objects, part):
+                        count += await redis.restore(name, value)
+            return count
+        except ArchiveCorrupt:
+            # Another gateway may have put a snapshot of its own there meanwhile. What is back stays, and is
+            # not put back twice.
+            before, found = found, await _whole(objects)
+            if found == before:
+                raise
     return count
+
+
+async def _whole(objects: Bucket) -> dict[str, Any] | None:
+    """Return the manifest of a snapshot whose parts are all there and undamaged; None if there is none.
+
+    Raises:
+        ArchiveCorrupt: they are not, and it is not that another snapshot has taken its place.
+    """
+    data = await in_daemon_thread(objects.get, _MANIFEST)
+    while data is not None:
+        try:
+            found = _checked(data)
+            for part in found["parts"]:
+                await in_daemon_thread(_read_part, objects, part)
+            return found
+        except ArchiveCorrupt:
+            before, data = data, await in_daemon_thread(objects.get, _MANIFEST)
+            if data == before:
+                raise
+    return None
 
 
 def check_snapshot(place: str, clock: Clock) -> None:
@@ -207,10 +230,7 @@ def check_snapshot(place: str, clock: Clock) -> None:
     """
     # Where it cannot be removed, it is as what a snapshot that was never finished has left.
     try_place(place, f"part-{int(clock.time() * 1000):x}-{secrets.token_hex(8)}-0.lxs")
-    objects = objects_at(place)
-    manifest = objects.get(_MANIFEST)
-    for part in () if manifest is None else _checked(manifest)["parts"]:
-        _read_part(objects, part)
+    asyncio.run(_whole(bucket_at(place)))
 
 
 def _checked(data: bytes) -> dict[str, Any]:
@@ -239,7 +259,7 @@ def _is_part(part: Any) -> bool:
     return all(isinstance(word, str) and _WORDS[name].fullmatch(word) for name, word in words.items())
 
 
-def _read_part(objects: Objects, part: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+def _read_part(objects: Bucket, part: dict[str, Any]) -> list[tuple[bytes, bytes]]:
     data = objects.get(part["name"])
     if data is None:
         raise ArchiveCorrupt(f"a part of the snapshot is missing ({part['name']})")

@@ -18,11 +18,11 @@ from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import CodecError, RedisUnavailable
 from lix_cache.gateway.answer import Answer
-from lix_cache.gateway.deletions import undeleted
+from lix_cache.gateway.deletions import UNDER_WAY, Drop, Marks
 from lix_cache.gateway.redis_line import RedisLine
 from lix_cache.hot.keys import Keys, digest
 
-__all__ = ["LATEST", "Entry", "Memory", "RedisTier"]
+__all__ = ["LATEST", "NOTHING_FOUND", "Entry", "Looked", "Memory", "RedisTier"]
 
 _MAGIC = b"LXG2"
 _HEAD = struct.Struct("<4sddHH")
@@ -30,8 +30,8 @@ _HEAD = struct.Struct("<4sddHH")
 _STAMP = 12
 #: Of all times, in Unix seconds.
 LATEST = 1e11
-#: How long a purge is remembered: longer than any answer is under way.
-_PURGED_SECONDS = 26 * 3600
+#: What was dropped last, that is told: a process that has missed more forgets all that it has in memory.
+_MOST_TOLD = 1000
 #: A slow answer must not take the place of one that was asked for after it, nor come back after a purge or
 #: a DELETE, which leaves its stamp alone. One of a snapshot takes no place at all.
 _PUT = """
@@ -86,6 +86,24 @@ class Entry:
     def is_fresh(self, now: float, max_age: float | None, min_fresh: float = 0.0) -> bool:
         """Whether it may be served, and for so many seconds more."""
         return now + min_fresh < self.expires and (max_age is None or now - self.created <= max_age)
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the tiers hold for exactly one request.
+
+    Attributes:
+        entry: the one that ended the search, if there is any.
+        tier: where it is.
+        is_suited: whether it has all that the request wants.
+    """
+
+    entry: Entry | None = None
+    tier: str = ""
+    is_suited: bool = False
+
+
+NOTHING_FOUND = Looked()
 
 
 class Memory:
@@ -154,7 +172,11 @@ class RedisTier(RedisLine):
         super().__init__(config, clock)
         self._keys = Keys(config.redis_key_prefix, config.redis.buckets)
         self._clock = clock
-        self._purges = self._keys.gateway("dropped", "", "")
+        self._stream = self._keys.gateway("dropped", "", "")
+        #: Places of what this process has told, and heeds by itself.
+        self._own: set[bytes] = set()
+        #: Responses that their providers were told to delete.
+        self.deleted = Marks(self, "deleted")
         self._digests: dict[str, str] = {}
 
     def _name(self, tenant: str, key: bytes) -> str:
@@ -171,14 +193,23 @@ class RedisTier(RedisLine):
         """Return what says up to when a tenant's answers were purged, in the bucket of a key."""
         return self._keys.gateway_purged(self._digest(tenant), self._keys.bucket(name))
 
-    async def get(self, tenant: str, key: bytes) -> Entry | None:
-        """Return what is kept under a key, however old."""
+    async def get(self, tenant: str, key: bytes, *, is_kept: bool) -> Entry | None:
+        """Return what is under a key, however old.
+
+        Args:
+            tenant, key: of what is asked for.
+            is_kept: its provider keeps it, until it is told to delete it.
+        """
         data = (await self.ask(("GET", self._name(tenant, key))) or (None,))[0]
-        return await undeleted(self, None if not isinstance(data, bytes) else self._read(tenant, data))
+        entry = self._read(tenant, data) if isinstance(data, bytes) else None
+        if entry is None or not is_kept:
+            return entry
+        # Where Redis does not tell, it is a miss.
+        return entry if await self.deleted.has(tenant, entry.answer.id) is False else None
 
     async def get_many(self, tenant: str, keys: Sequence[bytes]) -> list[Entry | None]:
         """Return what is kept under each key, in one round trip."""
-        answers = await self.ask(*(("GET", self._name(tenant, key)) for key in keys)) or [None] * len(keys)
+        answers = await self.ask_each(*(("GET", self._name(tenant, key)) for key in keys))
         return [None if not isinstance(data, bytes) else self._read(tenant, data) for data in answers]
 
     def _read(self, tenant: str, data: bytes) -> Entry | None:
@@ -219,30 +250,34 @@ class RedisTier(RedisLine):
         names = [
             self._keys.gateway_purged(self._digest(tenant), i) for i in range(max(1, self._keys.buckets))
         ]
-        commands = [("EVAL", _PURGE, 1, name, repr(newest), _PURGED_SECONDS) for name in names]
+        commands = [("EVAL", _PURGE, 1, name, repr(newest), UNDER_WAY) for name in names]
         if await self.ask(*commands) is None:
-            raise RedisUnavailable(f"nothing was purged: {self.why}")
+            raise RedisUnavailable(f"nothing was purged; ask for it again: {self.why}")
 
-    async def is_purged(self, tenant: str, asked_for: float) -> bool:
-        """Whether a tenant's answers were purged since one was asked for."""
+    async def is_purged(self, tenant: str, asked_for: float) -> bool | None:
+        """Whether a tenant's answers were purged since one was asked for; None if Redis does not tell."""
         found = await self.ask(("GET", self._purged(tenant, "")))
-        return bool(found and found[0] is not None and float(found[0]) >= asked_for)
+        return None if found is None else found[0] is not None and float(found[0]) >= asked_for
 
     async def name_answer(self, tenant: str, identity: str, key: bytes, seconds: float) -> None:
         """Remember which answer the provider's id is of, so that it goes when the provider deletes it."""
-        name = self._keys.gateway("id", tenant, identity)
+        name = self.name("id", tenant, digest(identity))
         await self.ask(("SET", name, key, "PX", max(1, int(seconds * 1000))))
 
-    async def forget_named(self, tenant: str, identity: str) -> bytes | None:
-        """Drop the answer of an id, so that none asked for before comes back; return its key."""
-        name = self._keys.gateway("id", tenant, identity)
-        key = (await self.ask(("GET", name)) or (None,))[0]
-        if not isinstance(key, bytes):
-            return None
+    async def forget_named(self, tenant: str, identity: str) -> bool:
+        """Drop the answer of an id, if there is one, so that none asked for before comes back.
+
+        Returns:
+            False if Redis does not answer: it may be there.
+        """
+        name = self.name("id", tenant, digest(identity))
+        found = await self.ask(("GET", name))
+        if found is None or not isinstance(key := found[0], bytes):
+            return found is not None
         stamp = _HEAD.pack(_MAGIC, self._clock.time(), 0.0, 0, 0)[:_STAMP]
-        await self.ask(("SET", self._name(tenant, key), stamp, "EX", _PURGED_SECONDS))
-        await self.ask(("UNLINK", name))
-        return key
+        # The name goes last: it says that there is something left to do.
+        is_gone = await self.ask(("SET", self._name(tenant, key), stamp, "EX", UNDER_WAY)) is not None
+        return is_gone and await self.ask(("UNLINK", name)) is not None
 
     async def purge(self, tenant: str, fits: Callable[[Entry], bool]) -> int:
         """Drop what fits of a tenant's answers. Looks at all keys of the database, some at a time."""
@@ -286,7 +321,7 @@ class RedisTier(RedisLine):
     async def _told(self, *words: Any) -> Any:
         answers = await self.ask(words)
         if answers is None:
-            raise RedisUnavailable(f"not all of Redis was seen: {self.why}")
+            raise RedisUnavailable(f"not all of Redis was seen; ask for it again: {self.why}")
         return answers[0]
 
     async def restore(self, name: bytes, data: bytes) -> bool:
@@ -307,27 +342,39 @@ class RedisTier(RedisLine):
             raise RedisUnavailable(f"not all was put back: {self.why}")
         return bool(answers[0] == 1)
 
-    async def count_purge(self, tenant: str) -> int | None:
-        """Let the other processes know that answers of a tenant were dropped; return how often they were."""
-        answers = await self.ask(("HINCRBY", self._purges, tenant, 1))
-        return None if answers is None else int(answers[0])
+    async def tell(self, drop: Drop | None) -> bytes | None:
+        """Let the other processes know what was dropped; with None, mark a place to follow them from.
 
-    async def purges(self) -> dict[str, int] | None:
-        """Return how often answers were dropped, by tenant; None if Redis does not tell."""
-        answers = await self.ask(("HGETALL", self._purges))
+        Returns:
+            Its place among what is told; None if Redis does not answer.
+        """
+        data = b"" if drop is None else drop.encode()
+        answers = await self.ask(("XADD", self._stream, "MAXLEN", "~", _MOST_TOLD, "*", "drop", data))
         if answers is None:
             return None
-        found = iter(answers[0])
-        return {name.decode(): int(count) for name, count in zip(found, found, strict=True)}
+        self._own.add(answers[0])
+        return bytes(answers[0])
+
+    async def told_since(self, position: bytes) -> tuple[bytes, list[Drop]] | None:
+        """Return the last place, and what others told since one; None if Redis does not answer.
+
+        Raises:
+            CodecError: not all of it can be known.
+        """
+        answers = await self.ask(("XRANGE", self._stream, position, "+"))
+        if answers is None:
+            return None
+        found = answers[0]
+        # Too much was told since, or Redis came back without it, or with an older one.
+        if not found or found[0][0] != position:
+            raise CodecError("not all is there of what was dropped")
+        news = [(place, fields[1]) for place, fields in found[1:] if place not in self._own]
+        self._own.difference_update(place for place, _ in found)
+        return found[-1][0], [Drop.decode(data) for _, data in news if data]
 
     def name(self, kind: str, tenant: str, name: str) -> str:
         """Return the key of what is counted for a tenant."""
         return self._keys.gateway(kind, tenant, name)
-
-    async def takes_turn(self, what: str, seconds: float) -> bool:
-        """Whether this process is the one of several to do something now."""
-        name = self._keys.gateway("turn", "", what)
-        return bool((await self.ask(("SET", name, b"1", "NX", "PX", int(seconds * 1000))) or (None,))[0])
 
     async def ping(self) -> bool:
         """Whether it answers."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Traces"]
 
 _OPERATIONS = {"embeddings": "embeddings"}
+_FLUSH_MS = 10_000
 _PROVIDERS = {"messages": "anthropic"}
 
 
@@ -90,6 +91,12 @@ class Traces:
                 span.set_attribute("error.type", str(status or verdict.reason))
                 span.set_status(self._trace.StatusCode.ERROR)
         span.end(ended)
+
+    def flush(self) -> None:
+        """Send what is waiting, where the SDK keeps it for a while."""
+        flush = getattr(self._trace.get_tracer_provider(), "force_flush", None)
+        if flush is not None:
+            flush(_FLUSH_MS)
 
 
 def _said(answer: Answer | None, verdict: Verdict) -> dict[str, Any]:

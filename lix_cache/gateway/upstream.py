@@ -123,7 +123,7 @@ class Upstream(Protocol):
         ...
 
 
-def joined(base: str, target: str) -> str:
+def address_of(base: str, target: str) -> str:
     """Return the address of a path; ``/v1`` may stand in the base as well."""
     if base.endswith("/v1") and (target == "/v1" or target.startswith(("/v1/", "/v1?"))):
         target = target[3:]

@@ -10,7 +10,7 @@ from typing import Any
 
 from lix_cache.gateway import headers as words
 from lix_cache.gateway.answer import Answer, Incomplete, Usage
-from lix_cache.gateway.asgi import read_body, respond, watch
+from lix_cache.gateway.asgi import plain_path, read_body, respond, watch
 from lix_cache.gateway.cached_path import Exchange
 from lix_cache.gateway.following import check_failed, say_whole
 from lix_cache.gateway.headers import Control, Verdict
@@ -18,14 +18,23 @@ from lix_cache.gateway.keeping import AT_ONCE
 from lix_cache.gateway.outcomes import new_id, not_cached, unanswered
 from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.prepared import Prepared, Source
+from lix_cache.gateway.protocols import protocol_of
 from lix_cache.gateway.protocols.embeddings import LARGEST_BODY, Embeddings
 from lix_cache.gateway.relay import Flight, Reader
 from lix_cache.gateway.request import Asked, Body, key_of, parse
 from lix_cache.gateway.tiers import Entry, RedisTier
 
-__all__ = ["EMBEDDINGS", "VectorExchange"]
+__all__ = ["EMBEDDINGS", "VectorExchange", "spoken_at"]
 
 EMBEDDINGS = Embeddings()
+
+
+def spoken_at(path: str) -> Any:
+    """Return what is spoken at a path, in every spelling of it: a protocol, the embeddings, or None."""
+    path = plain_path(path)  # limits hold in every spelling
+    return EMBEDDINGS if path == EMBEDDINGS.path else protocol_of(path)
+
+
 _MOST_TEXTS = 2048
 #: Bytes of an answer that is read at once, on the event loop.
 _SHORT = 1 << 20

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -318,5 +319,6 @@ def test_a_worker_that_is_told_to_end_while_it_starts_ends(monkeypatch: pytest.M
 
     monkeypatch.setattr(workers, "run", start)
     handlers: Any = {signal.SIGTERM: lambda *_: sys.exit(0)}
-    child = workers._forked(None, [], handlers, None)  # type: ignore[arg-type]
+    gateway: Any = SimpleNamespace(has_begun=False)
+    child = workers._forked(gateway, [], handlers)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

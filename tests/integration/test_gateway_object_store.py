@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import urllib.request
@@ -12,7 +13,7 @@ import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.errors import ArchiveUnavailable, ConfigError
-from lix_cache.storage.objects import FolderObjects, RemoteObjects, objects_at
+from lix_cache.storage.objects import Bucket, FolderBucket, ObjectBucket, bucket_at
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import free_port, wait_until
 from tests.support.wire import ask, chat_body, post
@@ -67,18 +68,35 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return f"s3://snapshots/{tmp_path.name}"
 
 
+def names(bucket: Bucket) -> list[str]:
+    return sorted(one.name for one in bucket.names(""))
+
+
 def test_objects_are_put_whole_listed_and_removed(place: str, tmp_path: Path) -> None:
-    for objects in (objects_at(place), objects_at(str(tmp_path / "folder"))):
-        assert objects.names() == []
-        assert objects.get("one") is None
-        objects.put("one", b"a" * 100_000)
-        objects.put("two", b"")
-        objects.put("one", b"new")
-        assert (objects.get("one"), objects.get("two")) == (b"new", b"")
-        assert sorted(objects.names()) == ["one", "two"]
-        objects.remove("one")
-        objects.remove("one")
-        assert objects.names() == ["two"]
+    for bucket in (bucket_at(place), bucket_at(str(tmp_path / "folder"))):
+        assert names(bucket) == []
+        assert bucket.get("one") is None
+        bucket.put("one", b"a" * 100_000)
+        bucket.put("two", b"")
+        bucket.put("one", b"new")
+        assert not bucket.create("one", b"newer")
+        assert (bucket.get("one"), bucket.get("two")) == (b"new", b"")
+        assert bucket.get("one", 1, 9) == b"ew"
+        assert names(bucket) == ["one", "two"]
+        bucket.remove("one")
+        bucket.remove("one")
+        assert names(bucket) == ["two"]
+
+
+def test_a_folder_lists_and_keeps_nothing_of_a_put_that_was_killed(tmp_path: Path) -> None:
+    bucket = bucket_at(str(tmp_path / "folder"))
+    bucket.put("one", b"x")
+    old, young = (tmp_path / "folder" / f".{name}.tmp" for name in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1e9, 1e9))
+    assert names(bucket) == ["one"]
+    assert (old.exists(), young.exists()) == (False, True), "the writer of the young one may live"
 
 
 def test_a_snapshot_in_a_store_fills_an_empty_redis(place: str, redis_config: CacheConfig) -> None:
@@ -105,11 +123,13 @@ def test_a_store_that_does_not_answer_is_said_without_its_secrets(
     ):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("lix_cache.storage.objects._RETRY_SECONDS", 1)
-    objects = RemoteObjects("s3://snapshots/x")
+    objects = bucket_at("s3://snapshots/x")
     for work in (
         lambda: objects.get("a"),
         lambda: objects.put("a", b""),
-        objects.names,
+        lambda: objects.create("a", b""),
+        lambda: objects.modified("a"),
+        lambda: names(objects),
         lambda: objects.remove("a"),
     ):
         with pytest.raises(ArchiveUnavailable, match="object store") as caught:
@@ -121,6 +141,8 @@ def test_a_store_that_does_not_answer_is_said_without_its_secrets(
 
 
 def test_a_place_is_a_folder_or_a_known_url() -> None:
-    assert isinstance(objects_at("~/x"), FolderObjects)
-    with pytest.raises(ConfigError, match="s3://"):
-        objects_at("ftp://x/y")
+    assert isinstance(bucket_at("~/x"), FolderBucket)
+    assert isinstance(bucket_at("s3://bucket/x"), ObjectBucket)
+    for url in ("ftp://x/y", "s3a://bucket"):
+        with pytest.raises(ConfigError, match="s3://"):
+            bucket_at(url)

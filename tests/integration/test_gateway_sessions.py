@@ -7,12 +7,15 @@ import json
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
 
 from lix_cache import AsyncCacheCoordinator, CacheConfig, SessionKey, StoreAdmin
 from lix_cache.admin import AsyncStoreAdmin
+from lix_cache.errors import RedisUnavailable
+from lix_cache.gateway.deletions import Marks
 from lix_cache.gateway.settings import TenantSettings
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support import RedisServer
@@ -258,6 +261,34 @@ def test_a_deletion_in_another_worker_wins_over_a_turn_that_is_being_kept(
         gateway.settle()
         for one in (gateway, other):
             assert ask(one.url, "GET", "/v1/sessions/s").status == 404
+
+
+@pytest.mark.parametrize("fails", ["look", "deletion"])
+def test_a_deletion_wins_over_a_turn_that_was_kept_because_redis_did_not_tell(
+    fails: str, provider: Provider, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        RunningGateway(provider, redis_config, sessions=True) as gateway,
+        RunningGateway(provider, redis_config, sessions=True) as other,
+    ):
+        thread, has, looks = _under_way(gateway, provider, "secret"), Marks.has, list[int]()
+        ask(other.url, "DELETE", "/v1/sessions/s")
+
+        async def silent(*of: Any) -> bool | None:
+            looks.append(1)
+            return await has(*of) if fails == "deletion" and len(looks) > 1 else None
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Marks, "has", silent)
+            patch.setattr(AsyncCacheCoordinator, "delete_message", Mock(side_effect=RedisUnavailable("no")))
+            provider.gate.set()
+            thread.join()
+            gateway.settle()
+            assert ask(other.url, "GET", "/v1/sessions/s").status == 200, "a turn is not lost for that"
+            tries = len(looks)
+            wait_until(lambda: len(looks) > tries, what="another try")
+        wait_until(lambda: ask(other.url, "GET", "/v1/sessions/s").status == 404, what="the end of the turn")
+        assert ask(gateway.url, "GET", "/v1/sessions/s").status == 404
 
 
 def test_a_reload_keeps_what_is_known_of_turns_under_way(

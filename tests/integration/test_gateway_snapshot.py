@@ -18,7 +18,7 @@ from lix_cache.gateway.snapshot import _FORM, _sealed, load_snapshot, save_snaps
 from lix_cache.gateway.tenants import digest_of_key
 from lix_cache.hot.keys import digest
 from lix_cache.storage.files import Files
-from lix_cache.storage.objects import FolderObjects
+from lix_cache.storage.objects import FolderBucket
 from tests.support import RedisServer
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import free_port
@@ -42,7 +42,7 @@ def test_answers_come_back_to_whom_they_belong(
     calls = len(provider.calls)
     elsewhere = redis_config.replace(redis_buckets=3)
     with RunningGateway(provider, elsewhere, tenants=TENANTS, snapshot=folder) as second:
-        assert second.core.hydrated >= 5
+        assert second.core.snapshot.hydrated >= 5
         for number in range(5):
             assert post(second.url, chat_body(str(number)), authorization=ANN).reason == "redis"
         assert len(provider.calls) == calls
@@ -63,7 +63,7 @@ def test_a_damaged_one_is_refused_whole(
         for key in (ANN, BOB):
             post(gateway.url, chat_body(), authorization=key)
         gateway.settle()
-        assert gateway.do(gateway.core.save()) == 2
+        assert gateway.do(gateway.core.snapshot.save()) == 2
         one, other = sorted(folder.glob("part-*"))
         manifest = folder / "manifest.json"
         named = manifest.read_bytes()
@@ -73,7 +73,7 @@ def test_a_damaged_one_is_refused_whole(
 
         def load() -> int:
             known = {digest("ann"), digest("bob")}
-            return gateway.do(load_snapshot(redis, FolderObjects(str(folder)), known))
+            return gateway.do(load_snapshot(redis, FolderBucket(str(folder)), known))
 
         half = json.loads(named)
         half["parts"].pop()
@@ -100,7 +100,7 @@ def test_a_damaged_one_is_refused_whole(
             path.write_bytes(before)
         assert load() == 2
         assert load() == 0, "what is there stays"
-        nothing = FolderObjects(str(tmp_path / "none"))
+        nothing = FolderBucket(str(tmp_path / "none"))
         assert gateway.do(load_snapshot(redis, nothing, {digest("ann")})) == 0
 
 
@@ -116,14 +116,14 @@ def test_each_part_is_of_one_tenant_and_those_of_others_stay_away(
     assert sorted(part["tenant"] for part in parts) == sorted(map(digest, ("ann", "bob")))
     elsewhere = redis_config.replace(redis_key_prefix=redis_config.redis_key_prefix + "2")
     with RunningGateway(provider, elsewhere, tenants=TENANTS[:1], snapshot=folder) as alone:
-        assert alone.core.hydrated == 1, "bob is not known here any more"
+        assert alone.core.snapshot.hydrated == 1, "bob is not known here any more"
         ready = ask(alone.url, "GET", "/ready").json
         assert (ready["hydration"], ready["hydrated"]) == ("ok", 1)
     (next((tmp_path / "snapshot").glob("part-*"))).write_bytes(b"x")
     third = redis_config.replace(redis_key_prefix=redis_config.redis_key_prefix + "3")
     with RunningGateway(provider, third, tenants=TENANTS, snapshot=folder) as damaged:
         ready = ask(damaged.url, "GET", "/ready").json
-        assert (ready["status"], damaged.core.hydrated) == ("degraded", 0)
+        assert (ready["status"], damaged.core.snapshot.hydrated) == ("degraded", 0)
         assert "damaged" in ready["hydration"]
         assert post(damaged.url, chat_body(), authorization=ANN).state == "miss"
 
@@ -133,7 +133,7 @@ def test_a_crash_at_any_step_leaves_one_that_is_whole(
     provider: Provider, redis_config: CacheConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = str(tmp_path / "snapshot")
-    objects = FolderObjects(folder)
+    objects = FolderBucket(folder)
     with RunningGateway(provider, redis_config) as gateway:
         redis, clock = gateway.core.redis, gateway.core.clock
         assert redis is not None
@@ -187,10 +187,10 @@ def test_without_all_of_redis_the_older_one_stays(provider: Provider, tmp_path: 
         with RunningGateway(provider, config, snapshot=folder) as gateway:
             post(gateway.url, chat_body())
             gateway.settle()
-            gateway.do(gateway.core.save())
+            gateway.do(gateway.core.snapshot.save())
             server.kill()
             with pytest.raises(LixCacheError):
-                gateway.do(gateway.core.save())
+                gateway.do(gateway.core.snapshot.save())
             assert b'"entries":1' in (Path(folder) / "manifest.json").read_bytes()
 
 
@@ -209,15 +209,15 @@ def test_what_was_not_read_is_not_replaced_at_the_end(
     assert (manifest.read_bytes(), part.read_bytes()) == (said, answers), "a check changes nothing"
     part.rename(part.with_suffix(".away"))
     with RunningGateway(provider, empty, snapshot=str(folder)) as gateway:
-        assert "missing" in gateway.core.hydration
+        assert "missing" in gateway.core.snapshot.state
         post(gateway.url, chat_body("another"))
     assert manifest.read_bytes() == said
     part.with_suffix(".away").rename(part)
     away = redis_config.replace(redis_port=free_port())
     with RunningGateway(provider, away, snapshot=str(folder)) as gateway:
-        assert "not all was put back" in gateway.core.hydration
+        assert "not all was put back" in gateway.core.snapshot.state
     with RunningGateway(provider, empty, snapshot=str(folder)) as gateway:
-        assert (gateway.core.hydration, gateway.core.hydrated) == ("ok", 1)
+        assert (gateway.core.snapshot.state, gateway.core.snapshot.hydrated) == ("ok", 1)
         assert post(gateway.url, chat_body()).reason == "redis"
     assert json.loads(manifest.read_bytes())["entries"] == 2, "what was read is"
 
@@ -229,7 +229,7 @@ def test_a_written_one_is_replaced_at_the_end(
     with RunningGateway(provider, redis_config, snapshot=str(tmp_path)) as gateway:
         post(gateway.url, chat_body())
         gateway.settle()
-        assert gateway.do(gateway.core.save()) == 1
+        assert gateway.do(gateway.core.snapshot.save()) == 1
         post(gateway.url, chat_body("another"))
     assert json.loads((tmp_path / "manifest.json").read_bytes())["entries"] == 2
 
@@ -241,13 +241,13 @@ def test_what_was_dropped_does_not_come_back_out_of_an_older_one(
 ) -> None:
     asked = {"model": "m-1", "input": "Where?"}
     with RunningGateway(provider, redis_config, tenants=TENANTS, snapshot=str(tmp_path)) as gateway:
-        redis, objects = gateway.core.redis, gateway.core.objects
+        redis, objects = gateway.core.redis, gateway.core.snapshot.objects
         assert redis is not None
         assert objects is not None
         for key in (ANN, BOB):
             made = post(gateway.url, asked, "/v1/responses", authorization=key).json["id"]
         gateway.settle()
-        assert gateway.do(gateway.core.save()) == 2
+        assert gateway.do(gateway.core.snapshot.save()) == 2
         gateway.do(gateway.core.purge("ann", None, None))
         deleted = ask(gateway.url, "DELETE", f"/v1/responses/{made}", headers={"authorization": BOB})
         assert deleted.status == 200
@@ -262,7 +262,7 @@ def test_what_was_dropped_does_not_come_back_out_of_an_older_one(
         for key in (ANN, BOB):
             assert post(gateway.url, asked, "/v1/responses", authorization=key).state == "miss"
         gateway.settle()
-        assert gateway.do(gateway.core.save()) == 2, "what came after it is in the next one"
+        assert gateway.do(gateway.core.snapshot.save()) == 2, "what came after it is in the next one"
         for name in ("ann", "bob"):
             gateway.do(redis.purge(name, lambda _: True))
         assert gateway.do(load_snapshot(redis, objects, everyone)) == 2
@@ -278,7 +278,7 @@ def test_a_damaged_mark_of_what_was_dropped_keeps_a_tenant_out(
     (tmp_path / f"dropped-{digest('ann')}").write_bytes(b"?")
     empty = redis_config.replace(redis_key_prefix=redis_config.redis_key_prefix + "2")
     with RunningGateway(provider, empty, tenants=TENANTS, snapshot=str(tmp_path)) as gateway:
-        assert gateway.core.hydrated == 1
+        assert gateway.core.snapshot.hydrated == 1
         assert post(gateway.url, chat_body(), authorization=BOB).reason == "redis"
 
 
@@ -325,6 +325,6 @@ def test_a_gateway_starts_without_a_snapshot_that_makes_no_sense(
     )
     (tmp_path / str(_PART["name"])).write_bytes(_DATA)
     with RunningGateway(provider, redis_config, snapshot=str(tmp_path)) as gateway:
-        assert gateway.core.hydrated == 0
-        assert "snapshot" in gateway.core.hydration
+        assert gateway.core.snapshot.hydrated == 0
+        assert "snapshot" in gateway.core.snapshot.state
         assert post(gateway.url, chat_body()).status == 200

@@ -8,7 +8,7 @@ import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.gateway.settings import UpstreamSettings
-from lix_cache.gateway.upstream import joined
+from lix_cache.gateway.upstream import address_of
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import free_port
 from tests.support.wire import chat_body, post
@@ -208,6 +208,8 @@ def test_a_provider_that_does_well_again_is_asked_first_again(
 
 
 def test_the_address_of_a_path() -> None:
-    assert joined("https://a/v1", "/v1/chat") == joined("https://a", "/v1/chat") == "https://a/v1/chat"
-    assert joined("https://a/x/v1", "/v1?b=1") == "https://a/x/v1?b=1"
-    assert joined("https://a/v1", "/v1x") == "https://a/v1/v1x"
+    assert (
+        address_of("https://a/v1", "/v1/chat") == address_of("https://a", "/v1/chat") == "https://a/v1/chat"
+    )
+    assert address_of("https://a/x/v1", "/v1?b=1") == "https://a/x/v1?b=1"
+    assert address_of("https://a/v1", "/v1x") == "https://a/v1/v1x"

@@ -16,7 +16,8 @@ from lix_cache.gateway.snapshot import load_snapshot
 from lix_cache.gateway.tenants import digest_of_key
 from lix_cache.hot.keys import digest
 from lix_cache.hot.spread import SCAN_AGAIN
-from lix_cache.storage.objects import FolderObjects
+from lix_cache.storage.objects import FolderBucket
+from tests.support.dropping import look
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_cluster import RedisCluster
 from tests.support.wire import chat_body, post
@@ -60,7 +61,10 @@ def test_answers_are_shared_and_a_purge_reaches_every_node(
         replies = [post(other.url, chat_body(str(n)), authorization=ANN) for n in range(MANY)]
         assert {reply.reason for reply in replies} == {"redis"}
         assert len(provider.calls) == calls
+        post(other.url, chat_body("3"), authorization=BOB)
         assert one.do(one.core.purge("ann", None, None))["redis"] == MANY
+        look(other)
+        assert {entry.tenant for entry in other.core.memory._entries.values()} == {"bob"}
         one.forget()
         assert post(one.url, chat_body("3"), authorization=ANN).state == "miss"
         assert post(one.url, chat_body("3"), authorization=BOB).reason == "redis"
@@ -99,7 +103,7 @@ def test_a_snapshot_has_the_answers_of_all_nodes(
     with RunningGateway(provider, elsewhere, tenants=tenants()) as second:
         redis = second.core.redis
         assert redis is not None
-        assert second.do(load_snapshot(redis, FolderObjects(folder), {digest("ann")})) == MANY
+        assert second.do(load_snapshot(redis, FolderBucket(folder), {digest("ann")})) == MANY
         assert post(second.url, chat_body("3"), authorization=ANN).reason == "redis"
 
 

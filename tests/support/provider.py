@@ -66,6 +66,7 @@ class Provider(Closing):
             (the connection breaks in the middle), ``short`` (the stream ends before its end), ``malformed``,
             ``error_event``, ``truncated``, ``empty``, ``unknown``. A header ``x-act`` says it for one.
         gate: answers wait for it before their last part.
+        holds_said: those in ``said`` do so too.
         headers: of every answer, beside the usual ones.
     """
 
@@ -74,6 +75,7 @@ class Provider(Closing):
         self.acts: deque[str] = deque()
         #: Whole answers of the next requests, as content type and bytes, instead of scripted ones.
         self.said: deque[tuple[str, bytes]] = deque()
+        self.holds_said = False
         self.headers = {
             "x-request-id": "req_1",
             "set-cookie": "__cf_bm=a",
@@ -132,6 +134,8 @@ class Provider(Closing):
     async def _act(self, act: str, protocol: str, call: Call, request: web.Request) -> web.StreamResponse:
         if self.said:
             kind, data = self.said.popleft()
+            if self.holds_said:
+                await self._opened()
             return web.Response(body=data, headers={"content-type": kind, **self.headers})
         if act.isdecimal():
             await self._opened()
@@ -225,6 +229,7 @@ class RunningGateway(Closing):
         verifier: Any = None,
         log: Any = None,
         environ: Any = None,
+        waits: bool = True,
         **settings: Any,
     ) -> None:
         url = provider if isinstance(provider, str) else provider.url
@@ -253,6 +258,8 @@ class RunningGateway(Closing):
         wait_until(lambda: self._server.started or self._serving.done(), what="the start of the gateway")
         if not self._server.started:
             raise RuntimeError(f"the gateway did not start: {self._serving}")
+        if waits:  # it serves before
+            wait_until(self.has_read, what="what it reads at its start")
 
     @property
     def url(self) -> str:
@@ -263,6 +270,10 @@ class RunningGateway(Closing):
         self._serving.result(60)
         self._loop.do(_close_redis())
         self._loop.end()
+
+    def has_read(self) -> bool:
+        """Whether its models and its snapshot are there."""
+        return self.core.warming.is_over and self.core.snapshot.state != "loading"
 
     def settle(self) -> None:
         """Wait until what was answered is stored everywhere."""

@@ -6,6 +6,8 @@ import asyncio
 import socket
 from typing import Any
 
+import pytest
+
 from lix_cache.gateway.asgi import CONNECTION, watch
 from lix_cache.gateway.guarded_http import _Joined
 
@@ -14,6 +16,8 @@ class _Transport:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.closed = False
+        self.aborts: list[str] = []
+        self.untaken = 0
 
     def write(self, data: bytes) -> None:
         assert not self.closed
@@ -21,6 +25,12 @@ class _Transport:
 
     def close(self) -> None:
         self.closed = True
+
+    def abort(self) -> None:
+        self.aborts.append("aborted")
+
+    def get_write_buffer_size(self) -> int:
+        return self.untaken
 
     def is_closing(self) -> bool:
         return self.closed
@@ -99,3 +109,46 @@ def test_a_client_that_leaves_is_told_to_all_who_watch() -> None:
 
     asyncio.run(work())
     assert left == ["/small", "/large"]
+
+
+class _Hand:
+    """A loop whose time a test turns by hand."""
+
+    def __init__(self) -> None:
+        self.due: Any = None
+
+    def call_soon(self, work: Any) -> Any:
+        return self
+
+    def call_later(self, _: float, work: Any) -> Any:
+        self.due = work
+        return self
+
+    def cancel(self) -> None:
+        self.due = None
+
+
+@pytest.mark.promise("no-stall")
+def test_what_a_client_does_not_take_ends_its_connection_and_what_it_takes_slowly_does_not() -> None:
+    loop, transport = _Hand(), _Transport()
+    hand: Any = loop
+    joined = _Joined(transport, hand)
+    transport.untaken = 1_000_000
+    joined.expect_reader()
+    for _ in range(5):
+        transport.untaken -= 5_000
+        loop.due()
+    assert transport.aborts == []
+    assert loop.due, "a slow client has another time for the rest"
+    transport.untaken -= 100
+    loop.due()
+    assert transport.aborts == ["aborted"]
+    loop, transport = _Hand(), _Transport()
+    hand = loop
+    joined = _Joined(transport, hand)
+    joined.close()
+    assert not loop.due, "nothing is left to send"
+    transport.untaken = 10
+    joined.close()
+    loop.due()
+    assert transport.aborts == ["aborted"], "a transport that closes waits for the client for ever"

@@ -23,10 +23,9 @@ class Worker:
         core = SimpleNamespace(
             settings=SimpleNamespace(idle_seconds=0.04), clock=self, metrics=SimpleNamespace(open=0)
         )
-        health = SimpleNamespace(is_draining=False)
-        self.gateway: Any = SimpleNamespace(core=core, health=health, last_request=0.0, last_page=0.0)
-        self.server = SimpleNamespace(should_exit=False)
-        self.task = asyncio.get_running_loop().create_task(watch(self.gateway, self.server, used))
+        self.gateway: Any = SimpleNamespace(core=core, used=used, last_request=0.0, last_page=0.0)
+        self.server = SimpleNamespace(should_exit=False, started=True)
+        self.task = asyncio.get_running_loop().create_task(watch(self.gateway, self.server))
 
     def monotonic(self) -> float:
         self.looks += 1
@@ -52,9 +51,40 @@ def test_a_worker_that_is_not_asked_serves_on_while_another_one_is() -> None:
     asyncio.run(asyncio.wait_for(work(), 60))
 
 
+def test_what_has_not_served_yet_is_not_idle() -> None:
+    async def work() -> None:
+        now = [1000.0]
+        one = Worker(now, Used(1))
+        one.server.started = False
+        await until(lambda: one.looks > 3, what="some looks")
+        now[0] += 1000
+        await until(lambda: one.looks > 6, what="some more")
+        assert not one.server.should_exit
+        one.gateway.last_request = now[0]
+        one.server.started = True
+        await until(lambda: one.looks > 9, what="looks after its start")
+        assert not one.server.should_exit
+        now[0] += 1
+        assert await one.task, "it ends as one that is idle"
+
+    asyncio.run(asyncio.wait_for(work(), 60))
+
+
+def test_a_process_that_is_no_worker_has_no_parent_to_tell() -> None:
+    used = Used(1)
+    assert not used.has_parent
+    assert not used.is_left_alone
+
+
 _SCRIPT = """
 import os, signal, sys, time
+from types import SimpleNamespace as Some
 from lix_cache.gateway import workers
+
+async def save_at_end():
+    pass
+
+core = Some(snapshot=Some(save_at_end=save_at_end), redis=None, traces=None)
 
 fork, made = os.fork, []
 
@@ -72,7 +102,7 @@ def run(*_):
 
 os.fork, workers.run = forked, run
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-workers.run_workers(None, 3, [])
+workers.run_workers(Some(core=core, has_begun=False), 3, [])
 for child in made:
     try:
         os.kill(child, 0)

@@ -80,8 +80,9 @@ def test_a_quota_of_a_tenant_that_is_not_there_is_refused_at_the_start_alone() -
 
 
 def test_the_key_of_a_llama_server_is_there_where_there_is_such_a_server() -> None:
-    local = {"server_key_env": "THEIRS"}
+    theirs = {"url": "http://127.0.0.1:1", "slot_folder": "/slots", "key_env": "THEIRS"}
     server = {"name": "s", "url": "local:http://127.0.0.1:1"}
-    with pytest.raises(SettingsError, match=r"local.server_key_env: the variable 'THEIRS'"):
-        check_references(settings(server, local=local), {})
-    check_references(settings(local=local), {})
+    found = settings(server, local={"servers": [theirs]})
+    with pytest.raises(SettingsError, match=r"local.servers 'http://127.0.0.1:1': the variable 'THEIRS'"):
+        check_references(found, {})
+    check_references(found, {"THEIRS": "sk"})

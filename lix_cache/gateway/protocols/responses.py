@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from lix_cache.gateway.answer import Answer, Usage, fill
+from lix_cache.gateway.eligibility import is_kept
 from lix_cache.gateway.plain_json import dump, parse_object
 from lix_cache.gateway.protocols.protocol import (
     Parse,
@@ -95,7 +96,7 @@ class Responses(Protocol):
     def render(
         self, answer: Answer, *, stream: bool, request: Mapping[str, Any], new_id: str, created: int
     ) -> bytes:
-        identity = f"resp_{new_id}" if request.get("store") is False else answer.id
+        identity = answer.id if is_kept(self.name, request) else f"resp_{new_id}"
         values = {b"e": answer.envelope, b"i": dump(identity), b"t": b"%d" % created}
         for name, (letter, default) in _ECHOED.items():
             given = request.get(name)

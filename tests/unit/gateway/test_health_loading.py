@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lix_cache.gateway.health import Health
+from lix_cache.gateway.warming import Warming
 
 
 @pytest.mark.parametrize(
@@ -19,10 +20,8 @@ def test_a_model_that_loads_is_said_to_load(state: str, status: str, upstream: s
     route = SimpleNamespace(name="local", breaker=SimpleNamespace(is_open=False))
     core: Any = SimpleNamespace(
         redis=None,
-        embedder=None,
-        verifier=None,
-        hydration="none",
-        hydrated=0,
+        warming=Warming(None, None),
+        snapshot=SimpleNamespace(state="none", hydrated=0),
         routes=SimpleNamespace(routes=[route]),
         local={"local": SimpleNamespace(state=state)},
     )

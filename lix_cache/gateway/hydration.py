@@ -1,0 +1,128 @@
+"""The snapshot of a gateway that runs: read beside its requests, told what was dropped, written at its end.
+
+A reload goes on with the same object, and its state is in memory that workers share after the fork: one of
+them reads the snapshot, and the parent, which writes the next one, knows whether that was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+from collections import defaultdict
+
+from lix_cache._log import logger
+from lix_cache.clock import Clock
+from lix_cache.errors import LixCacheError, told
+from lix_cache.gateway.snapshot import hydrate, mark_dropped, save_snapshot
+from lix_cache.gateway.tenants import TenantBook
+from lix_cache.gateway.tiers import RedisTier
+from lix_cache.storage.objects import bucket_at
+
+__all__ = ["Snapshot"]
+
+#: After so long it is looked again whether its place is back.
+_AGAIN_SECONDS = 0.5
+#: Marks that are put at once: each has a thread, and a place that is away holds it for half a minute.
+_MOST_MARKS = 8
+_LOADING, _READ, _NOT_READ = range(3)
+#: What stands where in the shared memory: how it was read, whether another may take its place, the answers.
+_STATE, _MAY_REPLACE, _COUNT = 0, 1, slice(8, 16)
+
+
+class Snapshot:
+    """What a process does with the snapshot.
+
+    Args:
+        place: folder or URL; "" for none.
+        redis: where its answers belong; None: it is not read.
+        clock: time.
+    """
+
+    def __init__(self, place: str, redis: RedisTier | None, clock: Clock) -> None:
+        self.objects = bucket_at(place) if place else None
+        self._redis = redis
+        self._clock = clock
+        self._shared = mmap.mmap(-1, 16)
+        self._trouble = ""
+        self._marking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        #: Tenants whose marks are to be put, and are not being put.
+        self._owed: set[str] = set()
+        self._some = asyncio.Semaphore(_MOST_MARKS)
+
+    @property
+    def state(self) -> str:
+        """How it was read: ``none``, ``loading``, ``ok``, or what went wrong."""
+        if self.objects is None or self._redis is None:
+            return "none"
+        if self._shared[_STATE] == _NOT_READ:
+            return self._trouble or "another worker could not read the snapshot; its log says why"
+        return "ok" if self._shared[_STATE] == _READ else "loading"
+
+    @property
+    def hydrated(self) -> int:
+        """How many answers came out of it."""
+        return int.from_bytes(self._shared[_COUNT], "little")
+
+    async def read(self, tenants: TenantBook) -> None:
+        """Put back what it holds, unless a worker before this one has."""
+        if self.objects is None or self._redis is None or self._shared[_STATE] != _LOADING:
+            return
+        count, state = await hydrate(self._redis, self.objects, tenants)
+        self._shared[_COUNT] = count.to_bytes(8, "little")
+        # What the snapshot in its place says is in Redis: another one loses nothing of it.
+        self._shared[_MAY_REPLACE] = state == "ok"
+        self._trouble = state
+        # Last: who sees it sees the rest.
+        self._shared[_STATE] = _READ if state == "ok" else _NOT_READ
+
+    async def mark(self, tenant: str) -> None:
+        """Let no snapshot that began before bring answers of a tenant back.
+
+        Called when they are dropped: one that begins then has none of them.
+
+        Raises:
+            ArchiveUnavailable: its place cannot be written.
+        """
+        if self.objects is None:
+            return
+        # Marks of a tenant follow each other: the last one there must be the latest.
+        async with self._marking[tenant]:
+            self._owed.discard(tenant)  # what is dropped from here on needs another one
+            await mark_dropped(self.objects, tenant, self._clock)
+
+    async def mark_in_time(self, tenant: str) -> None:
+        """:meth:`mark`, again until its place is back."""
+        is_done, trouble = False, ""
+        # Who owes it already has not begun to put it, and puts it for this one too.
+        while not is_done and tenant not in self._owed:
+            self._owed.add(tenant)
+            try:
+                async with self._some:
+                    await self.mark(tenant)
+                is_done = True
+            except LixCacheError as error:
+                if trouble != (trouble := told(error)):
+                    logger.warning("the snapshot's place is not told yet what was dropped: {}", trouble)
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def save(self) -> int:
+        """Write a snapshot in the place of the older one. Returns how many answers are in it.
+
+        Raises:
+            ArchiveUnavailable: its place cannot be written.
+            RedisUnavailable: not all of Redis was seen; the older one stays.
+        """
+        if self._redis is None or self.objects is None:
+            return 0
+        count = await save_snapshot(self._redis, self.objects, self._clock)
+        self._shared[_MAY_REPLACE] = True
+        return count
+
+    async def save_at_end(self) -> None:
+        """Write a snapshot, if the one in its place was read, or written, before."""
+        if not self._shared[_MAY_REPLACE]:
+            return
+        try:
+            await self.save()
+        except LixCacheError as error:
+            logger.error("no snapshot was written: {}", told(error))
