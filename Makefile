@@ -31,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv engines clients peers demo test exhaustive test-all quick promise chaos soak-gateway lint types imports check bench paper paper-data bench-codec bench-gateway bench-kv bench-against bench-cluster bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
+.PHONY: help venv engines clients peers demo test exhaustive test-all quick promise chaos failover soak-gateway lint types imports check bench paper paper-data bench-codec bench-gateway bench-kv bench-against bench-cluster bench-scale bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ promise: $(DEV)  ## run the tests that guard a promise of the README
 
 chaos: $(DEV)  ## break everything at random and compare every message
 	$(BIN)/python scripts/chaos.py $(ARGS)
+
+failover: $(DEV)  ## kill and cut off masters of a real cluster and move its slots, under load; compare every message
+	$(BIN)/python scripts/failover.py $(ARGS)
 
 soak-gateway: $(DEV)  ## the gateway under load and faults; every answer is checked, leaks are looked for
 	nice -n 19 $(BIN)/python scripts/soak_gateway.py $(ARGS)
@@ -121,6 +124,9 @@ bench-against: $(DEV)  ## measure beside another commit, in turn: ARGS=HEAD~1
 bench-cluster: $(DEV)  ## measure three masters beside one server, and the daemon's rounds over them
 	$(BIN)/python scripts/bench_cluster.py $(ARGS)
 
+bench-scale: $(DEV)  ## the server's longest call in each operation on 100,000 cached answers; ARGS=--help
+	$(BIN)/python scripts/bench_scale.py $(ARGS)
+
 bench-objects: $(DEV)  ## count the requests of an archive on object storage, and what they cost
 	$(BIN)/python scripts/bench_objects.py $(ARGS)
 
@@ -128,7 +134,7 @@ radosgw: $(DEV)  ## test object storage on Ceph's gateway, from Debian's package
 	bash scripts/radosgw.sh unpack .radosgw
 	LIX_CACHE_RADOSGW=.radosgw $(BIN)/python -m pytest -q -p no:cacheprovider tests/contract/test_object_tier.py -n 0 -k RealServer $(ARGS)
 
-bench-catalogue: $(DEV)  ## measure listing and expiring 200,000 sessions of an archive folder
+bench-catalogue: $(DEV)  ## measure listing, expiring and the disk of 200,000 sessions, in a folder and under file://
 	$(BIN)/python scripts/bench_catalogue.py $(ARGS)
 
 chaos-objects: $(DEV)  ## kill what works on object storage, and compare every message

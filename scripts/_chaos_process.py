@@ -8,33 +8,45 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from _chaos_schedule import WorkerSpec
 
-__all__ = ["Process"]
+__all__ = ["Process", "Worker"]
 
 _WORKER = Path(__file__).with_name("_chaos_worker.py")
 
 
 class Process:
-    """A worker, seen from outside.
+    """A process that takes commands, seen from outside.
 
-    Attributes:
+    Args:
         name: of this process; who takes its place has another.
-        spec: what it is.
+        settings: what it is told at the start, in a file.
+        folder: for that file, and for what it says.
+        program: what it runs.
+        enter: words before those of the program, which start it elsewhere.
     """
 
-    def __init__(self, name: str, spec: WorkerSpec, settings: dict[str, Any], folder: Path) -> None:
-        self.name, self.spec = name, spec
+    def __init__(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        folder: Path,
+        *,
+        program: Path = _WORKER,
+        enter: Sequence[str] = (),
+    ) -> None:
+        self.name = name
         path = folder / f"{name}.json"
         path.write_text(json.dumps(settings))
         self._errors = (folder / f"{name}.err").open("wb")
         # Until its handler is there a SIGINT would end it: it begins with none, and so does Python then.
         shell = ["/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"']
         self._process = subprocess.Popen(
-            [*shell, sys.executable, str(_WORKER), str(path)],
+            [*enter, *shell, sys.executable, str(program), str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -77,3 +89,15 @@ class Process:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+
+class Worker(Process):
+    """A worker of the chaos test.
+
+    Attributes:
+        spec: what it is.
+    """
+
+    def __init__(self, name: str, spec: WorkerSpec, settings: dict[str, Any], folder: Path) -> None:
+        super().__init__(name, settings, folder)
+        self.spec = spec

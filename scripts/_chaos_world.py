@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from _chaos_door import Door
-from _chaos_process import Process
+from _chaos_process import Worker
 from _chaos_schedule import Event, Schedule, WorkerSpec
 from _chaos_servers import Disk, Node
 
@@ -42,7 +42,7 @@ class World:
         self.rollbacks: list[float] = []
         self.deaths: dict[str, float] = {}
         self.done: Counter[str] = Counter()
-        self.workers: dict[int, Process] = {}
+        self.workers: dict[int, Worker] = {}
         self.doors: list[Door] = []
         self._closed = [0, 0]
         self._hung = False
@@ -117,7 +117,7 @@ class World:
             "archive_dir": str(self.disk.folder),
             "evictor_enabled": spec.evictor,
         }
-        self.workers[spec.number] = Process(
+        self.workers[spec.number] = Worker(
             name,
             spec,
             {

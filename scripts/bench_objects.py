@@ -18,14 +18,15 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lix_cache.archive.objects.bucket import ObjectBucket
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.messages.turn import MessageId, Turn, new_turn, with_id
+from lix_cache.storage.objects import ObjectBucket
 
 #: Amazon S3 Standard, us-east-1, as on https://aws.amazon.com/s3/pricing/ in January 2025: dollars a request.
 #: Deletions are free there.
@@ -51,26 +52,55 @@ def turns_of(start: int) -> list[Turn]:
     ]
 
 
-def dollars(requests: Counter[str]) -> float:
+def dollars(requests: Mapping[str, float]) -> float:
     return sum(PRICES[kind] * count for kind, count in requests.items())
 
 
-def told(requests: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(requests.items()) if count)
+def told(requests: Mapping[str, float]) -> str:
+    return ", ".join(f"{round(count, 2):,} {kind}" for kind, count in sorted(requests.items()) if count)
 
 
-def moved(bucket: ObjectBucket, messages: int) -> tuple[float, float, float, Counter[str]]:
-    """Move so many messages in rounds; return median seconds of a round, its put and work, and requests."""
+class Commits(NamedTuple):
+    """What commits of ``ROUND`` sessions took, in seconds: medians.
+
+    Attributes:
+        whole: of a commit.
+        put: of the one request in it.
+        work: of this process besides: computing.
+        bare: of obstore alone, which puts the same bytes under another name in the same round.
+        ratio: whole to bare, round by round.
+        size: bytes of the object.
+    """
+
+    whole: float
+    put: float
+    work: float
+    bare: float
+    ratio: float
+    size: float
+
+
+def moved(bucket: ObjectBucket, store: Any, messages: int) -> tuple[Commits, Counter[str]]:
+    """Move so many messages in rounds; return what that took, and the requests."""
+    import obstore
+
     tier = ObjectTier(bucket)
     sessions = [f"session-{n}" for n in range(ROUND * 8)]
-    seconds, puts, work, waited, done = [], [], [], [0.0], 0
+    rounds: list[Commits] = []
+    last: list[Any] = []
+    done = 0
     create = bucket.create
 
     def timed(name: str, data: bytes) -> bool:
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.thread_time()
         is_new = create(name, data)
-        waited.append(time.perf_counter() - began)
+        last[:] = data, time.perf_counter() - began, time.thread_time() - worked
         return is_new
+
+    def bare() -> float:
+        began = time.perf_counter()
+        obstore.put(store, f"bare/{len(rounds)}", last[0], mode="create", use_multipart=False)
+        return time.perf_counter() - began
 
     bucket.create = timed  # type: ignore[method-assign]
     before = Counter(bucket.requests)
@@ -80,20 +110,21 @@ def moved(bucket: ObjectBucket, messages: int) -> tuple[float, float, float, Cou
         leases = [tier.try_lock(session, to_append=True) for session in group]
         began, worked = time.perf_counter(), time.thread_time()
         result = tier.append_many_locked(batch)
-        work.append(time.thread_time() - worked)
-        seconds.append(time.perf_counter() - began)
-        puts.append(waited.pop())
+        work, whole = time.thread_time() - worked, time.perf_counter() - began
+        data, put, put_work = last
         assert all(result[session] == BATCH for session in group), result
         for lease in leases:
             assert lease is not None
             lease.release()
+        alone = bare()
+        rounds.append(Commits(whole, put, work - put_work, alone, whole / alone, len(data)))
         done += len(group) * BATCH
     del bucket.create
-    median = statistics.median
-    return median(seconds), median(puts), median(work), Counter(bucket.requests) - before
+    medians = Commits(*(statistics.median(column) for column in zip(*rounds, strict=True)))
+    return medians, Counter(bucket.requests) - before
 
 
-def rehydrated(bucket: ObjectBucket) -> tuple[float, float, Counter[str]]:
+def rehydrated(bucket: ObjectBucket) -> tuple[float, float, dict[str, float]]:
     """Bring sessions back as the flow does; return seconds, those for reading, and requests of one."""
     tier = ObjectTier(bucket)
     list(tier.all_metadata())
@@ -112,7 +143,8 @@ def rehydrated(bucket: ObjectBucket) -> tuple[float, float, Counter[str]]:
         lease.release()
         whole.append(time.perf_counter() - began)
     sent = Counter(bucket.requests) - before
-    each = Counter({kind: -(-number // count) for kind, number in sent.items()})
+    # Not whole: now and then there is a snapshot among them.
+    each = {kind: number / count for kind, number in sent.items()}
     return statistics.median(whole), statistics.median(reading), each
 
 
@@ -139,7 +171,7 @@ def main() -> int:
         store = S3Store(name, region="us-east-1", client_options={"allow_http": True}, **address)
         where = options.s3
     bucket = ObjectBucket(store, "bench", f"bench-{uuid.uuid4().hex}")
-    seconds, put, work, requests = moved(bucket, options.messages)
+    commit, requests = moved(bucket, store, options.messages)
     times = 1_000_000 / options.messages
     million = Counter({kind: round(count * times) for kind, count in requests.items()})
     whole, reading, one = rehydrated(bucket)
@@ -147,9 +179,10 @@ def main() -> int:
     sent = f"{told(million)}: ${dollars(million):.4f}"
     print(f"a million messages, {BATCH} at a time, {ROUND} sessions a commit: {sent}")
     print(
-        f"a commit of {ROUND} sessions: median {seconds * 1000:.1f} ms, its put {put * 1000:.1f} ms, ", end=""
+        f"a commit of {ROUND} sessions: median {commit.whole * 1000:.1f} ms, of which its put of "
+        f"{commit.size / 1000:.0f} kB {commit.put * 1000:.1f} ms, our own work {commit.work * 1000:.1f} ms; "
+        f"{commit.ratio:.1f} times a bare put of the same bytes ({commit.bare * 1000:.1f} ms)"
     )
-    print(f"our own work {work * 1000:.1f} ms")
     print(f"a session brought back: {told(one)}, ${dollars(one) * 1e6:.2f} a million; ", end="")
     print(f"median {whole * 1000:.1f} ms, of which {reading * 1000:.1f} ms for reading")
     print(f"a message on its own under durability='disk': 3 put, ${3 * PRICES['put'] * 1e6:.2f} a million")

@@ -1,202 +1,426 @@
 #!/usr/bin/env python3
-"""Nearest vectors among many: exact search in this process, and Redis 8's vector sets.
+"""The longest call of the server in each operation on a large scope of the semantic cache.
 
-The vectors are embeddings of real queries, each moved by a little noise until there are
-enough, as if each user asked in words of their own; so are the queries. For each size it
-prints the median time of a search, how often a vector set finds the very nearest one
-(recall@1) for several search efforts, what an insert costs, and the memory it takes.
-
-    LIX_CACHE_REDIS8=/path/to/redis-server scripts/bench_scale.py --sizes 10000 100000
+Fills one scope with entries of real size (vectors of 384 numbers) and runs each operation of the cache on
+a copy of it. While a script runs the server serves no other client, so what counts is the longest call:
+by the server's own clock (SLOWLOG), and as another client feels it, whose PING waits meanwhile. It also
+prints what a large scope costs in this process: catching up, searching, memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
+import multiprocessing
+import resource
+import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import redis
 
-from lix_cache import OnnxEmbedder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-T = TypeVar("T")
+from lix_cache import SemanticCache, SemanticSettings
+from lix_cache.effects import Effect, RedisBatch, RedisCall
+from lix_cache.semantic import insert
+from lix_cache.semantic.insert import Answer
+from tests.support import RedisServer
+from tests.support.semantic import apart
+
 Floats = npt.NDArray[np.float32]
-ROOT = Path(__file__).resolve().parents[1]
-#: Cosine of a text and a paraphrase by another writer, about: 1 / sqrt(1 + NOISE²).
-NOISE = 0.35
-EFFORTS = (0, 50, 100, 200, 400)
-PIPELINE = 200
+#: Seconds between two PINGs.
+SPACED = 0.0005
+#: Entries that are stored in one round trip, to begin with.
+AT_ONCE = 200
 
 
 def progress(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def load_texts(shared: Path, most: int) -> list[str]:
-    """Return different real queries, in a fixed order."""
-    texts: dict[str, None] = {}
-    for name in ("intent_banking77", "intent_clinc150"):
-        with open(shared / "data" / name / "queries.jsonl", encoding="utf-8") as file:
-            texts.update((json.loads(line)["text"], None) for line in file)
-    return list(texts)[:most]
+class Rows:
+    """An embedder that knows a vector for ``question N``: row N of a matrix."""
+
+    id = "rows"
+
+    def __init__(self, rows: Floats) -> None:
+        self.rows, self.dim = rows, rows.shape[1]
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        return np.stack([self.rows[int(text.split()[1]) % len(self.rows)] for text in texts])
 
 
-def moved(base: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """Return vectors near those of the base, each as often as the next, shape (count, dim)."""
-    dim = base.shape[1]
-    out = np.empty((count, dim), dtype=np.float32)
-    for start in range(0, count, 50_000):
-        rows = np.arange(start, min(count, start + 50_000))
-        noise = rng.standard_normal((len(rows), dim), dtype=np.float32) * np.float32(NOISE / np.sqrt(dim))
-        part = base[rows % len(base)] + noise
-        out[rows] = part / np.linalg.norm(part, axis=1, keepdims=True)
-    return out
+def _ping(path: str, pipe: Connection) -> None:
+    """Ask again and again until told to stop, and say how many seconds the longest answer took."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(path)
+        longest = 0.0
+        while not pipe.poll():
+            begun = time.perf_counter()
+            asking.sendall(b"PING\r\n")
+            asking.recv(64)
+            longest = max(longest, time.perf_counter() - begun)
+            time.sleep(SPACED)
+    pipe.send(longest)
 
 
-@contextmanager
-def server(binary: str) -> Iterator[redis.Redis]:
-    """Start a server without persistence on a socket of its own."""
-    folder = tempfile.mkdtemp(prefix="lix-scale-")
-    path = os.path.join(folder, "redis.sock")
-    arguments = ["--port", "0", "--unixsocket", path, "--dir", folder, "--save", "", "--appendonly", "no"]
-    process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL)
-    try:
-        client = redis.Redis(unix_socket_path=path, protocol=2)
-        for _ in range(200):
-            try:
-                client.ping()
+class Pinging:
+    """Another client, in a process of its own."""
+
+    def __init__(self, path: str) -> None:
+        self._pipe, its = multiprocessing.Pipe()
+        self._process = multiprocessing.Process(target=_ping, args=(path, its), daemon=True)
+        self._process.start()
+        time.sleep(0.2)
+
+    def longest(self) -> float:
+        """End it, and return the longest PING in milliseconds."""
+        self._pipe.send(None)
+        seconds: float = self._pipe.recv()
+        self._process.join()
+        return seconds * 1000
+
+
+@dataclass
+class Figure:
+    """One operation, measured some times.
+
+    Attributes:
+        name: of the operation.
+        entries: that it was about.
+        rounds: microseconds of each call in each round, by the server's clock.
+        cpu_ms: of the server for a call, in each round.
+        ping_ms: the longest PING of another client in the last round.
+        seconds: that the operation took in each round.
+    """
+
+    name: str
+    entries: int = 0
+    rounds: list[list[int]] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    ping_ms: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        return min(map(len, self.rounds))
+
+    @property
+    def longest_ms(self) -> float:
+        """The longest call. The rounds do the same work, and what else the machine does only adds: of each
+        call the shortest round counts."""
+        return max((min(same) for same in zip(*self.rounds, strict=False)), default=0) / 1000
+
+    def line(self) -> str:
+        return (
+            f"| {self.name} | {self.calls:,} | {self.entries / max(1, self.calls):,.0f} "
+            f"| {self.longest_ms:.2f} ms | {min(self.cpu_ms):.2f} ms | {self.ping_ms:.1f} ms "
+            f"| {min(self.seconds):.2f} s |"
+        )
+
+
+@dataclass
+class Bench:
+    """A scope, and copies of it to work on.
+
+    Attributes:
+        server: where it is.
+        rows: vectors of its entries.
+        rounds: how often each operation is measured.
+        settings: of the caches.
+        large_from: entries from which on a vector set answers; None: never.
+    """
+
+    server: RedisServer
+    rows: Floats
+    rounds: int
+    large_from: int | None
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.raw: redis.Redis = self.server.client()
+        self.folder = tempfile.mkdtemp(prefix="lix-scale-")
+
+    def cache(self, prefix: str = "full", **options: Any) -> SemanticCache:
+        """Return a cache as of a new process."""
+        config = self.server.config(archive_dir=self.folder, redis_key_prefix=prefix, evictor_enabled=False)
+        settings = {
+            "max_entries": 10**6,
+            "index_bytes": 2**31,
+            "embed_answers": False,
+            "audit_rate": 0,
+            "vector_sets_from": self.large_from,
+            "eviction": "lru",
+            "ttl_seconds": 86_400,
+            **options,
+        }
+        return apart(SemanticCache(Rows(self.rows), config, settings=SemanticSettings(**settings)))
+
+    def cpu(self) -> float:
+        """Return the seconds of processor time that the server has used."""
+        info: Any = self.raw.info("cpu")
+        return float(info["used_cpu_user"] + info["used_cpu_sys"])
+
+    def fill(self) -> None:
+        """Store as ``store`` does, some hundreds in one round trip."""
+        cache = self.cache()
+        cache.store("question 0", "answer 0")
+
+        def ask(effect: Effect) -> Generator[Effect, Any, Any]:
+            return (yield effect)
+
+        for start in range(0, len(self.rows), AT_ONCE):
+            flows, calls = [], []
+            for i in range(start, min(len(self.rows), start + AT_ONCE)):
+                tags = ["odd" if i % 2 else "even"]
+                answer = Answer(f"question {i}", f"answer {i}", embedding=self.rows[i], tags=tags)
+                flows.append(insert.store(cache._core, answer))
+                effect = next(flows[-1])
+                if not isinstance(effect, RedisCall):
+                    raise TypeError(f"a store of a known vector asks for {type(effect).__name__}")
+                calls.append(effect.command)
+            for flow, reply in zip(flows, cache._drive(ask(RedisBatch(tuple(calls)))), strict=True):
+                with suppress(StopIteration):
+                    flow.send(reply)
+
+    def copied(self) -> str:
+        """Return the prefix of a fresh copy; that of before is gone."""
+        self.raw.config_set("lazyfree-lazy-user-del", "yes")
+        for key in list(self.raw.scan_iter("copy:*")):
+            self.raw.unlink(key)
+        for key in list(self.raw.scan_iter("full:*")):
+            self.raw.execute_command("COPY", key, b"copy" + key[4:])
+        return "copy"
+
+    def measure(
+        self,
+        name: str,
+        entries: int,
+        action: Callable[[SemanticCache], object],
+        *,
+        fresh: bool = False,
+        before: Callable[[SemanticCache], object] | None = None,
+        **options: Any,
+    ) -> None:
+        """Run an operation some times, and note the longest call that it made the server do.
+
+        Args:
+            name: of the operation.
+            entries: that it is about.
+            action: it.
+            fresh: each time on a copy of its own, for what it changes.
+            before: what is done before, and is not measured.
+            options: settings of the cache.
+        """
+        figure = self.figures[name] = Figure(name, entries)
+        for is_last in [False] * self.rounds + [True]:
+            cache = self.cache(self.copied() if fresh else "full", **options)
+            if before is not None:
+                before(cache)
+            self.raw.slowlog_reset()
+            pinging = Pinging(self.server.socket_path) if is_last else None
+            spent, begun = self.cpu(), time.perf_counter()
+            action(cache)
+            seconds = time.perf_counter() - begun
+            if pinging is not None:
+                figure.ping_ms = pinging.longest()
                 break
-            except redis.ConnectionError:
-                time.sleep(0.05)
-        yield client
-    finally:
-        process.terminate()
-        process.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
+            figure.seconds.append(seconds)
+            asked = [one for one in self.raw.slowlog_get(10**6) if one["command"].startswith(b"EVAL")]
+            figure.rounds.append([one["duration"] for one in reversed(asked)])
+            figure.cpu_ms.append((self.cpu() - spent) * 1000 / max(1, len(asked)))
+        progress(figure.line())
+
+    def expire(self, _: SemanticCache) -> None:
+        """Let all entries of the copy be over."""
+        for key in list(self.raw.scan_iter("copy:*:ans:expiry:*")):
+            self.raw.execute_command("ZUNIONSTORE", key, 1, key, "WEIGHTS", 0)
+
+    def end_keys(self, _: SemanticCache) -> None:
+        """Let Redis drop the keys by itself, as when nothing is stored for the time to live."""
+        for key in list(self.raw.scan_iter("copy:*:ans:*:*")):
+            self.raw.pexpire(key, 1)
+        while any(True for _ in self.raw.scan_iter("copy:*:ans:*:*")):
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self.raw.close()
 
 
-def timed(call: Callable[[Floats], T], queries: Floats) -> tuple[float, list[T]]:
-    """Return the median milliseconds of a call with each query, and the results."""
-    times, results = [], []
-    for query in queries:
-        begun = time.perf_counter()
-        results.append(call(query))
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times) * 1000, results
+def near(rows: Floats, row: int, rng: np.random.Generator) -> Floats:
+    """Return a vector with a cosine of about 0.97 to a row."""
+    moved = rows[row] + np.float32(0.25 / np.sqrt(rows.shape[1])) * rng.standard_normal(rows.shape[1])
+    return np.asarray(moved / np.linalg.norm(moved), np.float32)
 
 
-def exact(vectors: Floats, queries: Floats) -> tuple[float, list[int]]:
-    """Search as the library's process-local index does."""
-    return timed(lambda query: int(np.einsum("ij,j->i", vectors, query).argmax()), queries)
+def follow(cache: SemanticCache, bench: Bench) -> None:
+    """Ask what is certainly not there, so that all that is new comes."""
+    cache.lookup("question 0 in no words that are there", query_embedding=bench.rows[0])
 
 
-def insert(client: redis.Redis, vectors: Floats, quantisation: str) -> float:
-    """Fill the vector set; return milliseconds for each insert."""
-    client.flushall()
+def reading(bench: Bench) -> None:
+    """Measure what changes nothing."""
+    rng, rows = np.random.default_rng(1), bench.rows
+
+    def ask(text: str) -> Callable[[SemanticCache], None]:
+        def asking(cache: SemanticCache) -> None:
+            for i in range(100):
+                cache.lookup(text.format(i), query_embedding=near(rows, i, rng))
+
+        return asking
+
+    def late(cache: SemanticCache) -> SemanticCache:
+        follow(cache, bench)
+        bench.cache("copy").invalidate(tags=["odd"])
+        return cache
+
+    def known(cache: SemanticCache) -> None:
+        follow(cache, bench)
+
+    bench.measure("catch-up of a new process", len(rows), known)
+    bench.measure("catch-up with half dropped", len(rows) // 2, known, fresh=True, before=late)
+    bench.measure("lookup, exact hit", 100, ask("question {}"), before=known)
+    bench.measure("lookup, by meaning", 100, ask("question {} in other words"), before=known)
+    bench.measure("explain", 1, lambda c: c.explain("question 1, or so"), before=known)
+    bench.measure("get_stats", 1, lambda c: c.get_stats())
+
+
+def writing(bench: Bench) -> None:
+    """Measure what changes a scope."""
+    count = len(bench.rows)
+
+    def store(cache: SemanticCache) -> None:
+        for i in range(500):
+            cache.store(f"question {i} anew", f"answer {i}")
+
+    def report(cache: SemanticCache) -> None:
+        for i in range(100):
+            cache.report_wrong(str(cache.lookup(f"question {i}").entry_id), f"question {i}")
+
+    def drop(**criteria: Any) -> Callable[[SemanticCache], int]:
+        return lambda cache: cache.invalidate(**criteria)
+
+    measure = partial(bench.measure, fresh=True)
+    measure("store", 500, store)
+    for eviction in ("fifo", "lru", "lfu"):
+        measure(f"store at the limit, {eviction}", 500, store, max_entries=count, eviction=eviction)
+    measure("store, the limit lowered to half", 500, store, max_entries=count // 2)
+    measure("report_wrong", 100, report)
+    measure("invalidate by tag", count, drop(tags=["odd"]))
+    measure("invalidate by age", count, drop(older_than_seconds=0))
+    measure("invalidate by meaning", 1, drop(similar_to="question 7"))
+    measure("invalidate by meaning, all of it", count, drop(similar_to="question 7", similarity=-1))
+    measure("invalidate a context", count, drop(context={}))
+    measure("cleanup_expired", count, lambda cache: cache.cleanup_expired(), before=bench.expire)
+    for setting in ("no", "yes"):
+        bench.raw.config_set("lazyfree-lazy-expire", setting)
+        measure(f"keys expire, lazyfree-lazy-expire {setting}", count, bench.end_keys)
+
+
+def in_this_process(bench: Bench) -> dict[str, float]:
+    """Return what a large scope costs here."""
+    rows, rng = bench.rows, np.random.default_rng(2)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    its = bench.cpu()
     begun = time.perf_counter()
-    for start in range(0, len(vectors), PIPELINE):
-        pipe = client.pipeline(transaction=False)
-        for row in range(start, min(len(vectors), start + PIPELINE)):
-            # As semantic/vector_sets.py writes them: the attribute is the entry's expiry.
-            words = (
-                "VADD",
-                "v",
-                "FP32",
-                vectors[row].tobytes(),
-                row,
-                quantisation,
-                "SETATTR",
-                '{"e":2000000000000}',
-            )
-            pipe.execute_command(*words)
-        pipe.execute()
-        if start and start % 50_000 == 0:
-            progress(f"{start} inserted, {(time.perf_counter() - begun) / start * 1000:.3f} ms each")
-    return (time.perf_counter() - begun) / len(vectors) * 1000
-
-
-def nearest(client: redis.Redis, effort: int, wanted: int, query: Floats) -> list[int]:
-    words: tuple[Any, ...] = ("VSIM", "v", "FP32", query.tobytes(), "COUNT", wanted)
-    words += (*(("EF", effort) if effort else ()), "FILTER", ".e > 1000000000000")
-    reply: Any = client.execute_command(*words)
-    return [int(element) for element in reply]
-
-
-def measure(client: redis.Redis, base: Floats, size: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    rng = np.random.default_rng(arguments.seed)
-    vectors = moved(base, size, rng)
-    queries = moved(base[rng.permutation(len(base))], arguments.queries, rng)
-    exact_ms, best = exact(vectors, queries)
-    progress(f"{size} vectors: exact search {exact_ms:.2f} ms")
-    insert_ms = insert(client, vectors, arguments.quantisation)
-    memory: Any = client.info("memory")
-    result: dict[str, Any] = {
-        "vectors": size,
-        "dim": base.shape[1],
-        "exact_p50_ms": exact_ms,
-        "insert_ms": insert_ms,
-        "bytes_per_vector": memory["used_memory"] / size,
-        "quantisation": arguments.quantisation,
-        "efforts": {},
+    cache = bench.cache(vector_sets_from=None)
+    cache.lookup("question nowhere 0", query_embedding=rows[0])
+    wall = time.perf_counter() - begun
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    found = {
+        "catch_up_seconds": wall,
+        "catch_up_client_cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "catch_up_server_cpu": bench.cpu() - its,
+        "index_megabytes": cache.get_stats()["index_bytes"] / 2**20,
     }
-    for effort in EFFORTS:
-        p50, found = timed(partial(nearest, client, effort, arguments.wanted), queries)
-        # The library looks at all that were found, by their exact vectors.
-        hits = sum(row in rows for rows, row in zip(found, best, strict=True))
-        result["efforts"][str(effort or "default")] = {"p50_ms": p50, "recall_at_1": hits / len(queries)}
-    return result
+
+    def median(call: Callable[[int], object], count: int = 60) -> float:
+        times = []
+        for i in range(count):
+            begun = time.perf_counter()
+            call(i)
+            times.append(time.perf_counter() - begun)
+        return statistics.median(times) * 1000
+
+    queries = [near(rows, i, rng) for i in range(60)]
+    found["search_ms"] = median(lambda i: np.einsum("ij,j->i", rows, queries[i]))
+    found["exact_hit_ms"] = median(lambda i: cache.lookup(f"question {i}"))
+    found["lookup_ms"] = median(
+        lambda i: cache.lookup(f"question {i} in other words", query_embedding=queries[i])
+    )
+    with_one_gone = cache.store(
+        "question 1 for a moment", "answer", query_embedding=rows[1], ttl_seconds=0.001
+    )
+    assert with_one_gone is not None
+    time.sleep(0.01)
+    found["lookup_with_one_gone_ms"] = median(
+        lambda i: cache.lookup(f"question {i} in other words", query_embedding=queries[i])
+    )
+    return found
 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--sizes", type=int, nargs="+", default=[10_000, 100_000])
-    add("--queries", type=int, default=500)
-    add("--texts", type=int, default=12_000, help="real queries that the vectors are made from")
-    add("--wanted", type=int, default=50, help="neighbours that are asked for")
-    add("--quantisation", choices=["Q8", "NOQUANT", "BIN"], default="Q8")
-    add("--seed", type=int, default=0)
-    add("--redis8", default=os.environ.get("LIX_CACHE_REDIS8"), help="redis-server of version 8 or later")
-    add("--shared", default=os.environ.get("LIX_CACHE_SHARED", str(ROOT.parent / "shared")))
+    add("--entries", type=int, default=100_000, help="in the one scope (default: 100,000)")
+    add("--dim", type=int, default=384, help="numbers of a vector (default: 384)")
+    add("--rounds", type=int, default=3, help="of each operation; the table has the best (default: 3)")
+    add(
+        "--server", metavar="PROGRAM", help="a redis-server or valkey-server instead of the one that is found"
+    )
+    add("--vector-sets", action="store_true", help="let a vector set of Redis 8 or later answer")
     add("--json", metavar="FILE", default="bench-results/scale.json")
     arguments = parser.parse_args()
-    if not arguments.redis8:
-        parser.error("name a redis-server of version 8 or later: --redis8 or LIX_CACHE_REDIS8")
-    shared = Path(arguments.shared)
-    texts = load_texts(shared, arguments.texts)
-    progress(f"embedding {len(texts)} queries")
-    base = OnnxEmbedder(shared / "models" / "all-MiniLM-L6-v2").embed(texts)
-    results = []
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((arguments.entries, arguments.dim), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    with RedisServer(binary=arguments.server) as server:
+        bench = Bench(server, rows, arguments.rounds, 1 if arguments.vector_sets else None)
+        try:
+            bench.raw.config_set("slowlog-log-slower-than", 0)
+            bench.raw.config_set("slowlog-max-len", 10**6)
+            progress(f"filling a scope with {arguments.entries:,} entries")
+            bench.fill()
+            local = in_this_process(bench)
+            reading(bench)
+            writing(bench)
+            version: Any = bench.raw.info("server")
+        finally:
+            bench.close()
     target = Path(arguments.json)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with server(arguments.redis8) as client:
-        info: Any = client.info("server")
-        for size in arguments.sizes:
-            results.append(measure(client, base, size, arguments))
-            document = {"redis": info["redis_version"], "results": results, "arguments": vars(arguments)}
-            target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"Redis {info['redis_version']}, {base.shape[1]} dimensions, {arguments.quantisation}\n")
-    print("| vectors | exact p50 | insert | bytes each | EF | p50 | recall@1 |")
+    document = {
+        "redis": version["redis_version"],
+        "arguments": vars(arguments),
+        "operations": [
+            asdict(figure) | {"longest_ms": figure.longest_ms} for figure in bench.figures.values()
+        ],
+        "in_this_process": local,
+    }
+    target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(f"Redis {version['redis_version']}, {arguments.entries:,} entries of {arguments.dim} numbers\n")
+    print("| operation | calls | entries each | longest call | processor, a call | longest PING | in all |")
     print("|---|---|---|---|---|---|---|")
-    for one in results:
-        head = f"{one['vectors']:,} | {one['exact_p50_ms']:.2f} ms | {one['insert_ms']:.2f} ms"
-        for effort, figure in one["efforts"].items():
-            p50, recall = figure["p50_ms"], figure["recall_at_1"]
-            print(f"| {head} | {one['bytes_per_vector']:,.0f} | {effort} | {p50:.2f} ms | {recall:.3f} |")
+    for figure in bench.figures.values():
+        print(figure.line())
+    print()
+    for name, value in local.items():
+        print(f"{name}: {value:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Kill whatever works on an archive on object storage, and the store itself, and compare every message.
 
-    python scripts/chaos_objects.py --minutes 5
-    python scripts/chaos_objects.py --minutes 60 --s3 http://127.0.0.1:7310 --kill-command 'killall -9 …'
+    python scripts/chaos_objects.py --kills 300
+    python scripts/chaos_objects.py --kills 1000 --minutes 60 --s3 http://127.0.0.1:7310 \\
+        --kill-command 'kill -9 $(cat DATA/gateway.pid)'     (scripts/radosgw.sh run FOLDER DATA 7310)
 
 Writers add to sessions of their own, delete them and pop; movers take windows to the archive; compactors
-merge, make snapshots and collect. Each is a process that is killed at any moment and started anew. Between
-them and the store stands a proxy that is killed as well, and that cuts connections: of requests, and of
-answers to requests that were done. In the end everything is read: what was acknowledged must be there once
-and in order, and what was deleted must not. Ends with 1 if anything was wrong. Needs redis-server, and moto
-(a mock of S3) unless a server is named, whose key is AK and whose secret is SK.
+merge, make snapshots and collect. Each is a process that is killed at any moment of its work and started
+anew. Between them and the store stands a proxy that is killed as well, and that cuts connections: of
+requests, and of answers to requests that were done. In the end everything is read: what was acknowledged
+must be there once and in order, and what was deleted must not. Ends with 1 if anything was wrong. Needs
+redis-server, and moto (a mock of S3) unless a server is named, whose key is AK and whose secret is SK.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +32,6 @@ import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,6 +42,11 @@ from lix_cache.session.store import open_store
 
 SESSIONS = 4
 WRITERS, MOVERS, COMPACTORS = 2, 2, 1
+#: At most so many seconds between two kills; and how often it is the way to the store that is cut.
+PAUSE, STORE_SHARE = 0.8, 0.15
+#: They come out of a process that has imported all: at work at once, not after an import each.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["lix_cache.archive.objects.tier", "lix_cache.session.store", "lix_cache"])
 
 
 def hurried(tier: Any) -> ObjectTier:
@@ -65,7 +70,7 @@ class Log:
         self._file.write(json.dumps(words).encode() + b"\n")
 
 
-def write(config: CacheConfig, path: Path, seed: int) -> None:
+def write(config: CacheConfig, path: Path, seed: int, at_work: Path) -> None:
     dice, log = random.Random(seed), Log(path)
     caches = {
         f"{path.stem}-{n}": HybridConversationCache(f"{path.stem}-{n}", config) for n in range(SESSIONS)
@@ -73,6 +78,7 @@ def write(config: CacheConfig, path: Path, seed: int) -> None:
     for cache in caches.values():
         hurried(cache._store.cold)
     while True:
+        at_work.touch()
         session, cache = dice.choice(list(caches.items()))
         drawn = dice.random()
         try:
@@ -96,18 +102,20 @@ def write(config: CacheConfig, path: Path, seed: int) -> None:
         time.sleep(dice.random() * 0.01)
 
 
-def move(config: CacheConfig, seed: int) -> None:
+def move(config: CacheConfig, seed: int, at_work: Path) -> None:
     dice, admin = random.Random(seed), StoreAdmin(config)
     hurried(admin._store.cold)
     while True:
+        at_work.touch()
         with contextlib.suppress(LixCacheError):
             admin.offload(dice.choice([0, 0, 0.2]))
         time.sleep(dice.random() * 0.1)
 
 
-def compact(config: CacheConfig, seed: int) -> None:
+def compact(config: CacheConfig, seed: int, at_work: Path) -> None:
     dice, tier = random.Random(seed), hurried(open_store(config).cold)
     while True:
+        at_work.touch()
         with contextlib.suppress(LixCacheError):
             for meta in list(tier.all_metadata()):
                 lease = tier.try_lock(meta.session_id)
@@ -143,10 +151,8 @@ def proxy(port: int, target: int, seed: int) -> None:
 
 
 def _quietly(serve: Any, client: socket.socket) -> None:
-    try:
+    with client, contextlib.suppress(OSError):
         serve(client)
-    except OSError:
-        client.close()
 
 
 # -- the parent ------------------------------------------------------------------------------------
@@ -160,43 +166,37 @@ class World:
         self.dice = random.Random(options.seed)
         self.kills: Counter[str] = Counter()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.workers: dict[str, Any] = {}
         self.redis_port, self.proxy_port = free_port(), free_port()
         self.spawn(
-            "redis", ["redis-server", "--port", str(self.redis_port), "--save", "", "--dir", str(folder)]
+            "redis", "redis-server", "--port", str(self.redis_port), "--save", "", "--dir", str(folder)
         )
         endpoint = options.s3
         if endpoint is None:
             port = free_port()
-            self.spawn(
-                "store",
-                [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            )
+            moto = ("-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
+            self.spawn("store", sys.executable, *moto)
             endpoint = f"http://127.0.0.1:{port}"
         self.target = int(endpoint.rpartition(":")[2])
         for port in (self.redis_port, self.target):
             wait_for(port)
         self.bucket = f"lix-{uuid.uuid4().hex[:12]}"
-        self.environment = {
-            **os.environ,
+        self.make_bucket(endpoint)
+        # Of this process too, which all others come out of.
+        os.environ.update({
             "AWS_ENDPOINT": f"http://127.0.0.1:{self.proxy_port}",
             "AWS_ACCESS_KEY_ID": "AK",
             "AWS_SECRET_ACCESS_KEY": "SK",
             "AWS_REGION": "us-east-1",
             "AWS_ALLOW_HTTP": "true",
-        }
-        self.start_proxy()
-        self.make_bucket(endpoint)
+        })  # fmt: skip
+        self.start("proxy")
 
     def make_bucket(self, endpoint: str) -> None:
-        if self.options.s3 is None:
-            request = Request(f"{endpoint}/{self.bucket}", method="PUT")
-            urlopen(request, timeout=30).close()
-            return
         import boto3
 
-        client = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id="AK", aws_secret_access_key="SK",
-                              region_name="us-east-1")  # fmt: skip
-        client.create_bucket(Bucket=self.bucket)
+        keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK", "region_name": "us-east-1"}
+        boto3.client("s3", endpoint_url=endpoint, **keys).create_bucket(Bucket=self.bucket)
 
     def config(self) -> dict[str, Any]:
         return {
@@ -209,33 +209,31 @@ class World:
             "archive_lock_timeout_seconds": 10,
         }
 
-    def spawn(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
-        self.processes[name] = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=self.err(name)
-        )
-
-    def err(self, name: str) -> Any:
-        return (self.folder / f"{name}.err").open("ab")
+    def spawn(self, name: str, *command: str) -> None:
+        with (self.folder / f"{name}.err").open("ab") as errors:
+            self.processes[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
 
     def start(self, name: str) -> None:
         seed = self.dice.randrange(1 << 30)
-        words = json.dumps({"name": name, "config": self.config(), "folder": str(self.folder), "seed": seed})
-        self.spawn(name, [sys.executable, __file__, "--worker", words], self.environment)
+        self.at_work(name).unlink(missing_ok=True)
+        words = {"name": name, "folder": self.folder, "seed": seed, "at_work": self.at_work(name)}
+        words |= {"config": self.config(), "port": self.proxy_port, "target": self.target}
+        self.workers[name] = FORKS.Process(target=work, args=(words,), daemon=True)
+        self.workers[name].start()
+        if name == "proxy":
+            wait_for(self.proxy_port)
 
-    def start_proxy(self) -> None:
-        words = {
-            "name": "proxy",
-            "port": self.proxy_port,
-            "target": self.target,
-            "seed": self.dice.randrange(1 << 30),
-        }
-        self.spawn("proxy", [sys.executable, __file__, "--worker", json.dumps(words)])
-        wait_for(self.proxy_port)
+    def at_work(self, name: str) -> Path:
+        return self.folder / f"{name}.at_work"
 
     def kill(self, name: str) -> None:
-        process = self.processes.pop(name)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        worker = self.workers.pop(name)
+        until = time.monotonic() + 60
+        # Who has only begun to start has nothing that a kill could cut in two.
+        while name != "proxy" and not self.at_work(name).exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        worker.kill()
+        worker.join()
         self.kills[name.partition("-")[0]] += 1
 
     def run(self) -> None:
@@ -243,16 +241,22 @@ class World:
         names = [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)]
         for name in names:
             self.start(name)
-        until = time.monotonic() + self.options.minutes * 60
-        while time.monotonic() < until:
-            time.sleep(self.dice.random() * 1.5)
-            if self.dice.random() < 0.15:
+        began, told = time.monotonic(), 0
+        while self.kills.total() < self.options.kills:
+            minutes = (time.monotonic() - began) / 60
+            if minutes > self.options.minutes:
+                break
+            if self.kills.total() >= told + 50:
+                told = self.kills.total()
+                print(f"{told} kills in {minutes:.1f} minutes: {dict(self.kills)}", flush=True)
+            time.sleep(self.dice.random() * PAUSE)
+            if self.dice.random() < STORE_SHARE:
                 self.kill("proxy")
                 if self.options.kill_command:
-                    subprocess.run(self.options.kill_command, shell=True, check=False)
+                    subprocess.run(self.options.kill_command, shell=True, check=True)
                     self.kills["store"] += 1
-                time.sleep(self.dice.random() * 2)
-                self.start_proxy()
+                time.sleep(self.dice.random())
+                self.start("proxy")
             else:
                 name = self.dice.choice(names)
                 self.kill(name)
@@ -261,6 +265,9 @@ class World:
             self.kill(name)
 
     def end(self) -> None:
+        for worker in self.workers.values():
+            worker.kill()
+            worker.join()
         for process in self.processes.values():
             process.kill()
             process.wait()
@@ -324,40 +331,38 @@ def wait_for(port: int) -> None:
 
 def work(words: dict[str, Any]) -> None:
     """Be one of the processes."""
-    name = words["name"]
+    name, folder, seed = words["name"], words["folder"], words["seed"]
+    with (folder / f"{name}.err").open("ab") as errors:
+        os.dup2(errors.fileno(), sys.stderr.fileno())
     if name == "proxy":
-        proxy(words["port"], words["target"], words["seed"])
+        proxy(words["port"], words["target"], seed)
         return
-    config = CacheConfig(**words["config"])
+    config, at_work = CacheConfig(**words["config"]), words["at_work"]
     if name.startswith("writer"):
-        write(config, Path(words["folder"]) / f"{name}.log", words["seed"])
+        write(config, folder / f"{name}.log", seed, at_work)
     elif name.startswith("mover"):
-        move(config, words["seed"])
+        move(config, seed, at_work)
     else:
-        compact(config, words["seed"])
+        compact(config, seed, at_work)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--kills", type=int, default=300, help="the end, if it comes first")
+    parser.add_argument("--minutes", type=float, default=15, help="the end, if it comes first")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument(
         "--s3", help="endpoint of a server of S3 on this machine; its key is AK, its secret SK"
     )
-    parser.add_argument("--kill-command", help="kills and starts that server")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--kill-command", help="kills that server, which comes back")
     options = parser.parse_args()
-    if options.worker:
-        work(json.loads(options.worker))
-        return 0
     with tempfile.TemporaryDirectory(prefix="lix-chaos-") as place:
         folder = Path(place)
         world = World(options, folder)
         try:
             world.run()
-            os.environ.update(world.environment)
             os.environ["AWS_ENDPOINT"] = f"http://127.0.0.1:{world.target}"
             config = CacheConfig(**{**world.config(), "archive_lock_timeout_seconds": 60})
             wrong: list[str] = []
@@ -384,7 +389,7 @@ def main() -> int:
             wrong += [text[-1500:] for text in traces]
         finally:
             world.end()
-    print(f"seed {options.seed}: kills {dict(world.kills)}, {dict(seen)}")
+    print(f"seed {options.seed}: {world.kills.total()} kills {dict(world.kills)}, {dict(seen)}")
     print("\n".join(wrong[:40]) if wrong else "0 lost, 0 doubled, nothing deleted came back")
     return bool(wrong)
 

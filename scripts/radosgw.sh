@@ -3,7 +3,8 @@
 # unpacked in a folder, without root, system services or configuration.
 #
 #   scripts/radosgw.sh unpack FOLDER          download and unpack what is not there yet
-#   scripts/radosgw.sh run FOLDER DATA PORT   run it until it is stopped; key AK, secret SK, data in memory
+#   scripts/radosgw.sh run FOLDER DATA PORT   run it until it is stopped; key AK, secret SK, data in memory.
+#                                             The gateway's process is in DATA/gateway.pid; killed, it comes back
 set -euo pipefail
 
 packages() {
@@ -92,6 +93,16 @@ ceph() { PYTHONPATH=$root/usr/lib/python3/dist-packages /usr/bin/python3 -W igno
 osd_is_up() { ceph osd stat | grep -q '1 up'; }
 gateway_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
 
+gateway() {
+    # What it has stored is in the others: killed, it starts again with all of it.
+    trap 'kill -9 "$!"; exit' TERM
+    while sleep 0.1; do
+        radosgw -f -n client.rgw >>"$data/log/gateway" 2>&1 &
+        echo $! >"$data/gateway.pid"
+        wait $! || true
+    done
+}
+
 run() {
     root=$(cd "$1" && pwd) data=$2 port=$3 monitor=$(($3 + 1))
     lib=$(dirname "$(find "$root/usr/lib" -name rados-classes -type d | head -n 1)")
@@ -109,7 +120,7 @@ run() {
     ceph-osd --mkfs -i 0 >"$data/log/mkfs" 2>&1
     ceph-osd -f -i 0 >"$data/log/osd" 2>&1 &
     until_it osd_is_up
-    radosgw -f -n client.rgw >"$data/log/gateway" 2>&1 &
+    gateway &
     until_it gateway_answers
     until_it radosgw-admin user create --uid=u --display-name=u --access-key=AK --secret-key=SK
     echo "ready: http://127.0.0.1:$port"

@@ -19,6 +19,7 @@ from tests.support.sampling import mark_the_rest
 from tests.support.twins import Twins
 
 if TYPE_CHECKING:
+    from tests.support.dropping import Keeper
     from tests.support.provider import Provider, RunningGateway
 
 
@@ -87,6 +88,16 @@ def provider() -> Iterator[Provider]:
     from tests.support.provider import Provider  # with aiohttp, which few tests need
 
     with Provider() as running:
+        yield running
+
+
+@pytest.fixture
+def keeper() -> Iterator[Keeper]:
+    """A model provider that keeps responses until it is told to delete them."""
+    from tests.support.dropping import Keeper
+
+    running = Keeper()
+    with running:
         yield running
 
 

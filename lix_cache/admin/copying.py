@@ -9,6 +9,9 @@ from lix_cache.admin.progress import OnProgress, silent
 from lix_cache.admin.results import Migrated
 from lix_cache.archive.archive import ConversationArchive
 from lix_cache.archive.cold_tier import ColdTier
+from lix_cache.archive.objects.store_note import MOST_SHARDS
+from lix_cache.archive.objects.tier import ObjectTier
+from lix_cache.checks import check_count, given
 from lix_cache.errors import ArchiveError, ConfigError, LixCacheError
 from lix_cache.messages.turn import ZERO_ID, Turn, sign_of
 from lix_cache.session.add import SALT
@@ -16,7 +19,9 @@ from lix_cache.session.add import SALT
 __all__ = ["copy_archive"]
 
 
-def copy_archive(source: str, target: str, *, on_progress: OnProgress = silent) -> Migrated:
+def copy_archive(
+    source: str, target: str, *, shards: int | None = None, on_progress: OnProgress = silent
+) -> Migrated:
     """Copy every session of an archive to another one: folders, or URLs of object storage. Needs no Redis.
 
     Messages keep their ids, so a copy may be stopped, repeated, and made while the source is in use: what
@@ -29,6 +34,8 @@ def copy_archive(source: str, target: str, *, on_progress: OnProgress = silent) 
     Args:
         source: a folder, or a URL as ``archive_url``.
         target: the same; made if there is none.
+        shards: how many logs a target on object storage gets (docs/object-layout.md), which never changes:
+            to have more, copy to another prefix. As many as the source has by default, 1 if that is a folder.
         on_progress: called with the number of sessions done and of all sessions.
 
     Returns:
@@ -36,12 +43,13 @@ def copy_archive(source: str, target: str, *, on_progress: OnProgress = silent) 
         not keep the others from being copied.
 
     Raises:
-        ConfigError: both are one.
+        ConfigError: both are one; or the target is a folder, or has another number of shards.
         ArchiveUnavailable: a place refuses.
     """
     old, new = ConversationArchive(source).store, ConversationArchive(target).store
     if old.location == new.location:
         raise ConfigError("source and target are the same archive")
+    _make_shards(old, new, shards)
     salt = old.setting(SALT)
     if salt is not None:
         # What the nonces of messages with keys are made with: else a retry would not be recognised.
@@ -64,6 +72,27 @@ def copy_archive(source: str, target: str, *, on_progress: OnProgress = silent) 
         sessions += changed
     on_progress(len(names), len(names))
     return Migrated(sessions, messages, told_of(failed))
+
+
+def _make_shards(old: ColdTier, new: ColdTier, shards: int | None) -> None:
+    """Have a target on object storage made with so many shards."""
+    if not isinstance(new, ObjectTier):
+        if shards is not None:
+            raise ConfigError("a folder has no shards; the target must be on object storage")
+        return
+    there = old.identity() if isinstance(old, ObjectTier) else None
+    if shards is not None:
+        new.wanted_shards = check_count("shards", shards)
+        if not 1 <= new.wanted_shards <= MOST_SHARDS:
+            raise ConfigError(f"shards must be 1 to {MOST_SHARDS}, {given(shards)}")
+    elif there is not None:
+        new.wanted_shards = there.shards
+    # Now, and not with the first session: another process may be making it with another number.
+    made = new.identity(make=True)
+    if shards is not None and made is not None and made.shards != new.wanted_shards:
+        raise ConfigError(
+            f"the target has {made.shards} shards, which never changes; copy to another prefix for {shards}"
+        )
 
 
 def _copied(old: ColdTier, new: ColdTier, session_id: str) -> tuple[int, bool]:

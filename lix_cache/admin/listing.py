@@ -9,6 +9,7 @@ since its last message, falls back: it never jumps over the cursor to where no l
 
 from __future__ import annotations
 
+import sys
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from contextlib import suppress
 from functools import partial
@@ -40,14 +41,19 @@ def every_session(store: SessionStore, most: int | None, namespace: str | None) 
     """Return the sessions, hot and cold, the last used first. See StoreAdmin.sessions."""
     start = None if namespace is None else stored_start(namespace)
     hot = yield from rounds.list_hot(store)
-    metas: list[SessionMetadata] = yield DiskCall(lambda: list(store.cold.all_metadata()), waits=True)
-    cold = {meta.session_id: meta for meta in metas}
+    cold: dict[str, SessionMetadata] = yield DiskCall(
+        partial(_all_cold, store, None if most is None else most + len(hot), start), waits=True
+    )
     left, _ = yield from moving_over.names_left(store)
     old = yield from moving_over.old_sessions(store, left)
     used = {sid: meta.last_use for sid, meta in cold.items()} | hot
     used |= {sid: max(one.last_use, used.get(sid, 0.0)) for sid, one in old.items()}
     used = {sid: at for sid, at in used.items() if in_namespace(sid, start)}
     newest_first = sorted(used, key=lambda sid: (-used[sid], sid))[:most]
+    if most is not None:
+        # A hot one may have been last moved to disk long ago.
+        here = [sid for sid in newest_first if sid not in cold]
+        cold |= yield DiskCall(partial(_metadata_of, store, here), waits=True)
     sizes = yield from flows.window_sizes(store, (sid for sid in newest_first if sid in hot))
     infos = (
         (sid, info_of(sid, sizes.get(sid, (0, 0)), cold.get(sid), used[sid], old.get(sid)))
@@ -55,6 +61,15 @@ def every_session(store: SessionStore, most: int | None, namespace: str | None) 
     )
     # An expired window leaves its name in the index until the next round.
     return [info for sid, info in infos if info.hot_messages or sid in cold]
+
+
+def _all_cold(store: SessionStore, most: int | None, start: str | None) -> dict[str, SessionMetadata]:
+    """Return what the archive has; with a limit the last used: to look at all takes long."""
+    if most is None:
+        return {meta.session_id: meta for meta in store.cold.all_metadata()}
+    wanted = partial(in_namespace, start=start)
+    found = store.cold.by_last_use(min(most, sys.maxsize), wanted=wanted)
+    return {meta.session_id: meta for _, meta in found}
 
 
 def session_page(

@@ -92,7 +92,7 @@ class StoreAdmin:
         its last message, because the place of a session on disk is that of its last message or change.
         Sessions that lix-open-cache left are not listed here. Costs one round trip for each bucket and two
         for what is on the page. The first page looks at the times of all files of an archive folder; those
-        that follow read what is on them.
+        that follow, and all pages under ``archive_url``, read what is on them.
 
         Args:
             limit: how many at most, 1,000 at most.

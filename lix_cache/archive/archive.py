@@ -12,13 +12,13 @@ from lix_cache import checks
 from lix_cache.archive import search
 from lix_cache.archive.compaction import Compacted
 from lix_cache.archive.expiry import DAY, Now
-from lix_cache.archive.facts import for_users
+from lix_cache.archive.facts import CompactedSession, for_users
 from lix_cache.archive.index import MAX_DECODED
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import ArchiveReport
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
-from lix_cache.errors import ArchiveCorrupt, ArchiveError, InvalidType, MissingDictionary, MissingExtra
+from lix_cache.errors import ArchiveError, InvalidType, LixCacheError
 from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import SessionName, ids_of, in_namespace, shown, stored_id, stored_start
 from lix_cache.messages.turn import ZERO_ID, from_turn, to_turn
@@ -96,8 +96,8 @@ class ConversationArchive:
         options |= {"lock_timeout_seconds": lock_timeout_seconds, "max_frame_bytes": max_frame_mb << 20}
         self.store: ArchiveStore | ObjectTier
         if "://" in self.archive_dir:
-            from lix_cache.archive.objects.bucket import open_bucket
             from lix_cache.archive.objects.tier import ObjectTier
+            from lix_cache.storage.objects import open_bucket
 
             self.store = ObjectTier(open_bucket(self.archive_dir, files), **options)
         else:
@@ -292,10 +292,11 @@ class ConversationArchive:
         """Merge the small frames of sessions that are idle into larger ones.
 
         Every message stays, under its id; a stop at any moment leaves a file as it was
-        or as it should be. Damaged bytes are set aside, as the next append would do.
+        or as it should be. Damaged bytes are set aside, as the next append would do. On object storage,
+        ``file://`` included, small sessions move together into objects of many.
 
         Args:
-            session_ids: these sessions; all by default.
+            session_ids: these sessions, each by itself; all by default.
             idle_seconds: sessions last appended to less long ago, and those that a process is
                 writing to, are left alone.
             dry_run: change nothing, and report what would change.
@@ -314,34 +315,22 @@ class ConversationArchive:
         if on_progress is not None:
             checks.check_call("on_progress", on_progress)
         every = (meta.session_id for meta in self.store.all_metadata())
-        chosen = list(every) if session_ids is None else ids_of("session_ids", session_ids)
+        chosen = list(dict.fromkeys(every if session_ids is None else ids_of("session_ids", session_ids)))
         total = Counter[str]()
         failed: dict[SessionName, str] = {}
-        for number, session_id in enumerate(chosen):
+        done = self.store.compact_many(
+            chosen, idle_seconds=idle_seconds, dry_run=dry_run, bundle=session_ids is None
+        )
+        for number, (session_id, result) in enumerate(done):
             if on_progress:
                 on_progress(number, len(chosen))
-            try:
-                total.update(self._compact(session_id, idle_seconds, dry_run))
-            except (ArchiveCorrupt, MissingExtra, MissingDictionary) as error:
-                failed[shown(session_id)] = f"{type(error).__name__}: {error}"
+            if isinstance(result, LixCacheError):
+                failed[shown(session_id)] = f"{type(result).__name__}: {result}"
+            else:
+                total.update(_counted(result))
         if on_progress:
             on_progress(len(chosen), len(chosen))
         return Compacted(files=len(chosen), failed=failed, **total)
-
-    def _compact(self, session_id: str, idle_seconds: float, dry_run: bool) -> dict[str, int]:
-        lock = self.store.try_lock(session_id)
-        if lock is None:
-            return {"active": 1}
-        with lock:
-            done = self.store.compact_locked(session_id, idle_seconds=idle_seconds, dry_run=dry_run)
-        return {
-            "active": done.is_active,
-            "compacted": done.is_changed,
-            "frames_before": done.frames_before,
-            "frames_after": done.frames_after,
-            "bytes_before": done.bytes_before,
-            "bytes_after": done.bytes_after,
-        }
 
     def on_change(self, hook: Callable[[frozenset[SessionName]], None]) -> Callable[[], None]:
         """Have a hook told of the sessions that this process changes in the archive.
@@ -397,3 +386,14 @@ class ConversationArchive:
     def verify_all(self) -> Iterator[ArchiveReport]:
         """Yield the report of every file in the folder, by file name; on object storage of every session."""
         return self.store.reports()
+
+
+def _counted(done: CompactedSession) -> dict[str, int]:
+    return {
+        "active": done.is_active,
+        "compacted": done.is_changed,
+        "frames_before": done.frames_before,
+        "frames_after": done.frames_after,
+        "bytes_before": done.bytes_before,
+        "bytes_after": done.bytes_after,
+    }

@@ -13,12 +13,12 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
-from heapq import nlargest
+from heapq import heapify, heappop
 from typing import NamedTuple, TypeAlias
 
 from lix_cache.archive.facts import SessionMetadata
 
-__all__ = ["Catalogue", "Place", "Wanted", "after_place", "placed"]
+__all__ = ["Catalogue", "Place", "Wanted", "placed"]
 
 
 class Place(NamedTuple):
@@ -54,14 +54,6 @@ def placed(meta: SessionMetadata, written_ms: int | None = None) -> Place:
     return Place(ms if written_ms is None else min(ms, written_ms), meta.session_id.encode())
 
 
-def after_place(
-    every: Iterable[SessionMetadata], count: int, after: Place | None, wanted: Wanted
-) -> list[Placed]:
-    """Return the first sessions after a place, of a tier that knows what is asked for of each."""
-    rest = ((placed(meta), meta) for meta in every if wanted(meta.session_id))
-    return nlargest(count, (one for one in rest if after is None or one[0] < after), key=lambda one: one[0])
-
-
 class Catalogue:
     """What is known of a folder's sessions and their order. Safe between threads.
 
@@ -85,8 +77,9 @@ class Catalogue:
         #: Time of writing by name; and the place of those that were read since.
         self._seen: dict[str, int] = {}
         self._places: dict[str, Place] = {}
-        #: Both sorted, the last used at the end.
+        #: Those that were not read, the last written first, with negative times: a heap, for few are taken.
         self._unread: list[tuple[int, str]] = []
+        #: Sorted, the last used at the end.
         self._known: list[tuple[Place, str]] = []
         #: What the call at work has read.
         self._fresh: dict[str, Placed] = {}
@@ -126,7 +119,8 @@ class Catalogue:
             }
             self._seen = seen
             self._known = sorted((place, name) for name, place in self._places.items())
-            self._unread = sorted((ms, name) for name, ms in seen.items() if name not in self._places)
+            self._unread = [(-ms, name) for name, ms in seen.items() if name not in self._places]
+            heapify(self._unread)
         elif state is None or state != self._seen_state:
             for name in self._names():
                 if name not in self._seen:
@@ -147,13 +141,13 @@ class Catalogue:
         while True:
             at = len(self._known) if last is None else bisect_left(self._known, last)
             # No unread file can have a place beyond its time of writing.
-            bound = self._unread[-1][0] if self._unread else -1
+            bound = -self._unread[0][0] if self._unread else -1
             if at and self._known[at - 1][0].ms > bound:
                 last = self._known[at - 1]
                 # One that comes later by now stands twice in the list.
                 if self._places[last[1]] == last[0] and wanted(last[0].session_id):
                     yield last[1]
             elif self._unread:
-                self._learn(self._unread.pop()[1])
+                self._learn(heappop(self._unread)[1])
             else:
                 return

@@ -358,6 +358,17 @@ class ColdTier(Protocol):
             dry_run: change nothing.
         """
 
+    def compact_many(
+        self, session_ids: Sequence[str], *, idle_seconds: float, dry_run: bool = False, bundle: bool = False
+    ) -> Iterator[tuple[str, CompactedSession | LixCacheError]]:
+        """Compact sessions, and yield what was done to each, or why nothing was. Takes what leases it needs.
+
+        Args:
+            session_ids: each once.
+            idle_seconds, dry_run: as of :meth:`compact_locked`. A session that is in use is left alone.
+            bundle: move small sessions together, if the tier keeps many in one object.
+        """
+
     def tidy(self) -> None:
         """Remove what no session refers to. Called now and then; raises nothing for what it meets."""
 

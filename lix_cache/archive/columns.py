@@ -127,7 +127,8 @@ def _put_bits(columns: bytearray, numbers: Sequence[int], width: int) -> None:
 
 
 def _put_ids(columns: bytearray, turns: Sequence[Turn]) -> None:
-    steps = [(after.id.ms - before.id.ms, before.id.seq, after.id.seq) for before, after in pairwise(turns)]
+    ids = [turn.id for turn in turns]
+    steps = [(ms - before, last, seq) for (before, last), (ms, seq) in pairwise(ids)]
     if all(not ms and seq == last + 1 for ms, last, seq in steps):
         columns.append(_NEXT)
     elif all(ms and not seq for ms, _, seq in steps):

@@ -6,21 +6,24 @@ found by the codec. A session whose daemon spilled ten turns at a time has many 
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lix_cache.archive import decoding, encoding, header
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.doubts import Doubts
+from lix_cache.archive.facts import CompactedSession
 from lix_cache.archive.salvage import all_doubts
+from lix_cache.errors import ArchiveCorrupt, LixCacheError, MissingDictionary, MissingExtra
 from lix_cache.messages.turn import MessageId, Turn, sign_of
 
 if TYPE_CHECKING:
     from lix_cache.archive.codecs import Packer
+    from lix_cache.archive.cold_tier import ColdTier
     from lix_cache.messages.session_key import SessionName
 
-__all__ = ["Compacted", "Compaction", "compaction"]
+__all__ = ["Compacted", "Compaction", "compaction", "one_by_one"]
 
 #: Turns in a merged frame, and the stored bytes it grows to: the last turns are read by
 #: reading the last frame, and that must stay cheap.
@@ -201,3 +204,20 @@ def _damaged(data: bytes, found: decoding.Scan) -> bytes:
     if found.damage == ((found.end, len(data)),):
         return data[found.end :]
     return data
+
+
+def one_by_one(
+    tier: ColdTier, session_ids: Sequence[str], *, idle_seconds: float, dry_run: bool
+) -> Iterator[tuple[str, CompactedSession | LixCacheError]]:
+    """Compact sessions of a tier that has nothing cheaper for many, each under its lease."""
+    for session_id in session_ids:
+        try:
+            lease = tier.try_lock(session_id)
+            done = CompactedSession(is_active=True)
+            if lease is not None:
+                with lease:
+                    done = tier.compact_locked(session_id, idle_seconds=idle_seconds, dry_run=dry_run)
+        except (ArchiveCorrupt, MissingExtra, MissingDictionary) as error:
+            yield session_id, error
+        else:
+            yield session_id, done

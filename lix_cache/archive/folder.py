@@ -150,11 +150,11 @@ class ArchiveFolder:
             if name.endswith(SUFFIX) and not name.startswith("."):
                 yield name
 
-    def _written(self) -> Iterator[tuple[str, int]]:
+    def _written(self, later_ms: int = 0) -> Iterator[tuple[str, int]]:
         """Yield the file names of the sessions, and when each was written to, in Unix milliseconds."""
-        for name, modified in self._files.listed(self.folder):
-            if name.endswith(SUFFIX) and not name.startswith("."):
-                yield name, int(modified * 1000)
+        for name, modified in self._files.listed(self.folder, SUFFIX):
+            if name[0] != ".":
+                yield name, int(modified * 1000) + later_ms
 
     def _names_state(self) -> int | None:
         """Return what is another after files came or went; None while that cannot be told."""

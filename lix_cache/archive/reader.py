@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from lix_cache._cached_property import cached_property
 from lix_cache.archive import decoding, legacy, parts, reading
@@ -57,7 +58,9 @@ class ArchiveReader(ArchiveFolder):
         # By process: a lock that another thread held at a fork is never let go in the child.
         found = self._catalogues.get(os.getpid())
         if found is None:
-            made = Catalogue(self._youngest, self.session_files, self._placed_at, self._names_state)
+            # A message can be so young at most.
+            listed = partial(self._written, _SLACK_MS)
+            made = Catalogue(listed, self.session_files, self._placed_at, self._names_state)
             found = self._catalogues.setdefault(os.getpid(), made)
         return found
 
@@ -218,11 +221,6 @@ class ArchiveReader(ArchiveFolder):
     ) -> list[tuple[Place, SessionMetadata]]:
         """Return sessions by last use, the last used first. See ColdTier."""
         return self._catalogue.after(count, after, wanted)
-
-    def _youngest(self) -> Iterator[tuple[str, int]]:
-        """Yield the file names of the sessions, and how young a message in each can be at most."""
-        for name, written_ms in self._written():
-            yield name, written_ms + _SLACK_MS
 
     def _placed_at(self, name: str) -> tuple[Place, SessionMetadata] | None:
         path = self._in_folder(name)

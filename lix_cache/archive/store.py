@@ -8,12 +8,12 @@ leaves either what was, or what should be, or something the next writer complete
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from lix_cache._log import logger
 from lix_cache.archive import index, reading
 from lix_cache.archive.changing import ArchiveChanger
-from lix_cache.archive.compaction import compaction
+from lix_cache.archive.compaction import compaction, one_by_one
 from lix_cache.archive.expiry import DAY, Now, is_expired, now_by
 from lix_cache.archive.facts import CompactedSession, TrashedSession
 from lix_cache.archive.folder import LOCKS, PROBE, temporary_path
@@ -21,7 +21,7 @@ from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.restoring import restored
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.archive.verify import ArchiveReport, verify_bytes, verify_file
-from lix_cache.errors import ArchiveCorrupt, ArchiveError, ArchiveUnavailable
+from lix_cache.errors import ArchiveCorrupt, ArchiveError, ArchiveUnavailable, LixCacheError
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
 __all__ = ["KEEP_NONCES_MS", "ArchiveStore"]
@@ -72,6 +72,13 @@ class ArchiveStore(ArchiveChanger):
             bytes_before=len(data),
             bytes_after=len(found.data),
         )
+
+    def compact_many(
+        self, session_ids: Sequence[str], *, idle_seconds: float, dry_run: bool = False, bundle: bool = False
+    ) -> Iterator[tuple[str, CompactedSession | LixCacheError]]:
+        """Compact sessions one after the other: each has a file of its own. See ColdTier."""
+        del bundle
+        return one_by_one(self, session_ids, idle_seconds=idle_seconds, dry_run=dry_run)
 
     def delete_locked(
         self, session_id: str, up_to: MessageId = ZERO_ID, late: Collection[bytes] = ()

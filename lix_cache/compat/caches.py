@@ -148,6 +148,7 @@ class _Url(_Shell):
         self._cache: UrlCache = UrlCache(
             **shared,
             batch_size=self.batch_size,
+            is_spread=self._endpoint.kind == "cluster",
         )
         self._connect(clock)
 

@@ -15,12 +15,14 @@ from lix_cache.effects import Flow, RedisBatch, RedisCall
 from lix_cache.errors import (
     DimensionMismatch,
     InvalidMessage,
+    LixCacheError,
     RedisCommandError,
     RedisUnavailable,
 )
 from lix_cache.hot.breaker import Breaker
 from lix_cache.hot.keys import Keys, digest
 from lix_cache.hot.scripts import RING_CLEAR, RING_COUNT, RING_SET, Command, ScriptCall
+from lix_cache.hot.slots import key_of
 from lix_cache.messages.message import check_json, decode_json, encode_json
 from lix_cache.vectors import as_float32, check_dimension
 
@@ -48,7 +50,7 @@ class _Cache:
         dim: dimension every vector must have; None for whatever is stored.
         ttl_seconds: time to live of an entry.
         miss_on_error: answer with a counted miss while Redis is away, instead of raising.
-        breaker: whether Redis was gone a moment ago.
+        breaker: whether Redis was gone a moment ago; of several servers, one for each.
         clock: time.
         counters: what happened.
     """
@@ -62,12 +64,16 @@ class _Cache:
     clock: Clock
     counters: Counter[str] = field(default_factory=Counter)
 
+    def _place(self) -> str | None:
+        """Return a key on the server of all that the cache holds, if that is one server."""
+        return None
+
     def guarded(self, flow: Flow[T], otherwise: Callable[[], T]) -> Flow[T]:
         """Run a flow under the policy for trouble with Redis."""
         if not self.miss_on_error:
             return (yield from flow)
         try:
-            if self.breaker.is_open:
+            if self.breaker.of(self._place()).is_open:
                 # Up to its first effect a flow only checks what it was given, and that
                 # is to be refused whether Redis is there or not.
                 with contextlib.suppress(StopIteration):
@@ -76,8 +82,8 @@ class _Cache:
                 self.counters["degraded"] += 1
                 return otherwise()
             return (yield from flow)
-        except RedisUnavailable:
-            self.breaker.trip()
+        except RedisUnavailable as error:
+            self.breaker.of(self._place()).met(error)
             self.counters["degraded"] += 1
             return otherwise()
 
@@ -101,6 +107,9 @@ class QueryCache(_Cache):
     threshold: float = 0.9
     capacity: int = 50
     new_nonce: Callable[[], bytes] = lambda: bytes(NONCE_BYTES)
+
+    def _place(self) -> str:
+        return self.keys.semantic_scopes(self.session_id)
 
     def _scope(self, url: str) -> str:
         return _scope(self.session_id, checked_url(url), self.embedder)
@@ -229,7 +238,7 @@ class UrlCache(_Cache):
 
     Attributes:
         batch_size: URLs per round trip.
-        is_spread: the server is known to be a cluster.
+        is_spread: the server is known to be a cluster, which has the keys in many slots.
     """
 
     batch_size: int = 100
@@ -240,39 +249,64 @@ class UrlCache(_Cache):
 
     def get(self, url: str) -> Flow[FloatArray | None]:
         """Read one embedding: one round trip."""
-        return self._decode((yield RedisCall(("GET", self._key(url)))))
+        checked_url(url)  # before it is the key of what was found
+        return (yield from self.get_many([url]))[url]
 
     def get_many(self, urls: Sequence[str]) -> Flow[dict[str, FloatArray | None]]:
         """Read embeddings: one round trip for each ``batch_size``."""
-        found: dict[str, FloatArray | None] = {}
-        for part in self._parts(list(dict.fromkeys(urls))):
-            reply = yield from self._values([self._key(url) for url in part])
-            found.update({url: self._decode(data) for url, data in zip(part, reply, strict=True)})
+        found: dict[str, FloatArray | None] = dict.fromkeys(urls)
+        for part in self._parts(list(found)):
+            reply = yield from self._values({url: self._key(url) for url in part})
+            found.update({url: self._decode(data) for url, data in reply.items()})
         return found
 
-    def _values(self, keys: list[bytes]) -> Flow[Sequence[bytes | None]]:
+    def _values(self, keys: dict[str, bytes]) -> Flow[dict[str, bytes | None]]:
         if not self.is_spread:
+            one = len(keys) == 1
             try:
-                reply: Sequence[bytes | None] = yield RedisCall(("MGET", *keys))
-                return reply
+                reply = yield RedisCall(("GET" if one else "MGET", *keys.values()))
+                return dict(zip(keys, [reply] if one else reply, strict=True))
             except RedisCommandError as error:
                 if error.code != "CROSSSLOT":
                     raise
-            # A cluster, which has them in many slots. Nothing was done; asked once for each object.
+            # A cluster. Nothing was done; asked once for each object.
             self.is_spread = True
-        reply = yield RedisBatch(tuple([("GET", key) for key in keys]))
-        return reply
+        return (yield from self._each({url: ("GET", key) for url, key in keys.items()}))
+
+    def _each(self, commands: Mapping[str, Command]) -> Flow[dict[str, Any]]:
+        """Send commands in one round trip. Returns the answers by URL.
+
+        Where trouble is a miss, those on a server that is away have none, and the others do.
+        """
+        breakers = {url: self.breaker.of(key_of(command)) for url, command in commands.items()}
+        if self.miss_on_error and not self.breaker.is_open:
+            commands = {url: command for url, command in commands.items() if not breakers[url].is_open}
+        answers: dict[str, Any] = {}
+        if commands:
+            replies = yield RedisBatch(tuple(commands.values()), errors_as_values=True)
+            answers = dict(zip(commands, replies, strict=True))
+        for url, reply in list(answers.items()):
+            if isinstance(reply, RedisUnavailable) and self.miss_on_error:
+                breakers[url].trip()
+                del answers[url]
+            elif isinstance(reply, LixCacheError):
+                raise reply
+        self.counters["degraded"] += len(answers) < len(breakers)
+        return answers
 
     def set_many(self, embeddings: Mapping[str, VectorLike]) -> Flow[dict[str, bool]]:
         """Store embeddings: one round trip for each ``batch_size``."""
         commands: dict[str, Command] = {url: self._set(url, v) for url, v in embeddings.items()}
+        stored: dict[str, bool] = dict.fromkeys(commands, False)
         for part in self._parts(list(commands)):
-            if len(part) == 1:
+            if len(part) == 1 and not self.is_spread:
                 yield RedisCall(commands[part[0]])
+                stored[part[0]] = True
             else:
-                yield RedisBatch(tuple(commands[url] for url in part))
-        self.counters["sets"] += len(commands)
-        return dict.fromkeys(commands, True)
+                done = yield from self._each({url: commands[url] for url in part})
+                stored.update(dict.fromkeys(done, True))
+        self.counters["sets"] += sum(stored.values())
+        return stored
 
     def _set(self, url: str, embedding: VectorLike) -> Command:
         array = as_float32(embedding)

@@ -61,7 +61,7 @@ class CacheConfig:
         redis_ssl_keyfile: key of the client certificate.
         redis_ssl_check_hostname: refuse a certificate made for another name.
         redis_retry_seconds: after a failed connection, how long the next operations go
-            straight to the archive before Redis is tried again.
+            straight to the archive before Redis is tried again; on a cluster those of that node.
         redis_buckets: hash tags that sessions are spread over; None for one, which is right for a
             single server, and 1,024 on a cluster. A store keeps its number: another one is a
             LayoutMismatch, which says how to migrate.

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
 
 from lix_cache.drivers.commands import (
+    as_answer,
     checked,
     converted,
     only,
@@ -32,6 +33,7 @@ from lix_cache.effects import (
     Sleep,
 )
 from lix_cache.hot.clients import async_pool_for, lazy_async_client
+from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.hot.trouble import raise_translated
 
@@ -154,7 +156,7 @@ class AsyncDriver:
     async def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
         if self._routes is not None:
-            return await self._at_owner(self._routes, call)
+            return only(await self._at_owner(self._routes, call))
         if call.replica_ms is not None:
             return await self._replicated(command, call.replica_ms, opened)
         answers = await self._pool.ask(packed((command,)), opened=opened)
@@ -183,7 +185,7 @@ class AsyncDriver:
             answers = await self._pool.ask(packed(both, whole=True), 2, opened=opened)
         return only([with_replicas(*answers)])
 
-    async def _at_owner(self, routes: Routes, call: RedisCall) -> Any:
+    async def _at_owner(self, routes: Routes, call: RedisCall) -> list[Any]:
         """Ask the owner of the key, as one server is asked. The flow goes on where that is not all."""
         command, opened = call.command, call.opened
         node = routes.owner(call)
@@ -192,11 +194,13 @@ class AsyncDriver:
             try:
                 answers = await self._pool_of(node).ask(packed((command,)), opened=opened)
                 if type(command) is ScriptCall and not isinstance(answers[0], Exception):
-                    return answers[0]
+                    return answers
                 first = node, answers
+            except NewConnection:
+                raise
             except Exception as error:  # noqa: BLE001 - the flow decides what to do with it
-                first = node, error
-        return only(await self._routed((command,), opened, call.replica_ms, first))
+                first = node, as_answer(error)
+        return await self._routed((command,), opened, call.replica_ms, first)
 
     async def _routed(
         self,
@@ -218,7 +222,7 @@ class AsyncDriver:
         try:
             return await self._pool_of(ask.node).ask(ask.request, ask.count, opened=ask.opened)
         except Exception as error:  # noqa: BLE001 - it is the result
-            return error
+            return as_answer(error)
 
     def _pool_of(self, node: Node) -> AsyncPool:
         loop, kept = asyncio.get_running_loop(), self._pools

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lix_cache.hot.endpoint import Endpoint
 
 __all__ = [
+    "as_answer",
     "checked",
     "converted",
     "only",
@@ -50,7 +51,7 @@ def _packer() -> Callable[[Sequence[Any]], bytes]:
 
 #: Commands whose answers are wanted as the server gives them; those of many others are
 #: given as redis-py's client does.
-_PLAIN = frozenset({"GET", "HGET", "MGET", "SET", "XDEL", "XLEN", "XREVRANGE"})
+_PLAIN = frozenset({"GET", "HGET", "MGET", "SET", "XDEL", "XLEN", "XRANGE", "XREVRANGE", "ZRANGEBYSCORE"})
 
 
 def converted(client: Any, commands: Sequence[Command], answers: list[Any]) -> list[Any]:
@@ -87,11 +88,23 @@ def with_replicas(answer: Any, replicas: Any) -> Any:
     return answer, replicas if isinstance(replicas, int) else 0
 
 
+def as_answer(error: Exception) -> Exception:
+    """Return an error that takes the place of an answer, without the frames that it came through.
+
+    One of them holds the answers: they would be freed at the next round of the garbage collector.
+    """
+    return error.with_traceback(None)
+
+
 def only(answers: list[Any]) -> Any:
     """Return the one answer, or raise the error that took its place."""
     (answer,) = answers
     if isinstance(answer, Exception):
-        raise answer
+        try:
+            raise answer
+        finally:
+            # The error refers to this frame, and through it to all that it goes through: locks, connections.
+            del answer, answers
     return answer
 
 

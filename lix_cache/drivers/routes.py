@@ -16,7 +16,7 @@ from lix_cache.drivers.commands import packed, wait_for_replica, with_replicas
 from lix_cache.effects import Flow, NodeAsk, NodeAsks, RedisCall, Sleep
 from lix_cache.errors import RedisError, RedisUnavailable
 from lix_cache.hot.connections import NewConnection
-from lix_cache.hot.slots import Node, Nodes, Range, address_of, ranges_of, redirected
+from lix_cache.hot.slots import Node, Nodes, Range, address_of, nodes_for, ranges_of, redirected
 from lix_cache.hot.spread import Joined, spread
 from lix_cache.hot.trouble import reply_code, translate
 
@@ -85,11 +85,12 @@ class Routes:
     Args:
         endpoint: of several servers.
         clock: how long a command has been tried.
+        nodes: what is known of the servers; nothing by default.
     """
 
-    def __init__(self, endpoint: Endpoint, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, endpoint: Endpoint, clock: Clock = SYSTEM_CLOCK, nodes: Nodes | None = None) -> None:
         self.endpoint, self._clock = endpoint, clock
-        self.nodes = Nodes(endpoint)
+        self.nodes = nodes or Nodes(endpoint)
 
     def owner(self, call: RedisCall) -> Node | None:
         """Return the node that a command can be sent to at once; None where the flow must look first."""
@@ -123,7 +124,10 @@ class Routes:
         if first is None and self.nodes.is_stale:
             trouble = yield from self._look()
             if trouble is not None:
-                raise trouble
+                try:
+                    raise trouble
+                finally:
+                    del trouble  # it refers to this frame
         todo, joined = self._planned(commands)
         replies: list[Any] = [None] * len(todo)
         tries = 0
@@ -200,11 +204,14 @@ class Routes:
                 self._refused(node, command, answer, one)
 
     def _failed(self, node: Node, group: list[_Todo], error: Exception, one: _Round) -> None:
+        if isinstance(error, NewConnection):
+            # Another than that among the results, which would refer to itself by where it went.
+            raise NewConnection(error.number)
         ours = translate(error, node.endpoint)
         if not isinstance(ours, RedisError):
             raise error
         for command in group:
-            one.replies[command.at] = ours
+            one.replies[command.at] = _where_it_goes(ours) if command.is_asking else ours
         if isinstance(ours, RedisUnavailable):
             self.nodes.doubted = node
             if not ours.maybe_done:
@@ -218,7 +225,12 @@ class Routes:
             return
         if command.is_fixed or code not in _ELSEWHERE:
             return
-        one.replies[command.at] = translate(error, node.endpoint)
+        one.replies[command.at] = (
+            # If there is no time left to go there: it is not the command that is refused.
+            RedisUnavailable(f"{node.endpoint.label} sends elsewhere: {error}", code=code)
+            if code in ("MOVED", "ASK")
+            else translate(error, node.endpoint)
+        )
         command.node, command.is_asking = None, False
         if code == "READONLY":
             # A master that is one no more.
@@ -298,6 +310,13 @@ class Routes:
         )
 
 
+def _where_it_goes(error: RedisError) -> RedisError:
+    """Return the error of a node that a slot is moving to, which says nothing of the slot's owner."""
+    if not isinstance(error, RedisUnavailable):
+        return error
+    return RedisUnavailable(str(error), maybe_done=error.maybe_done, timed_out=error.timed_out, code="ASK")
+
+
 def _ask(node: Node, group: list[_Todo], opened: int | None, replica_ms: int | None) -> NodeAsk:
     if replica_ms is not None or any(command.is_asking or command.is_whole for command in group):
         parts = []
@@ -318,4 +337,5 @@ def routes_for(endpoint: Endpoint) -> Routes | None:
     """Return what all drivers of an endpoint share; None where it is one server."""
     if endpoint.kind == "server":
         return None
-    return _routes.get(endpoint) or _routes.setdefault(endpoint, Routes(endpoint))
+    made = _routes.get(endpoint)
+    return made or _routes.setdefault(endpoint, Routes(endpoint, nodes=nodes_for(endpoint)))

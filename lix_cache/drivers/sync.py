@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from lix_cache._cached_property import cached_property
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.drivers.commands import (
+    as_answer,
     checked,
     converted,
     only,
@@ -31,6 +32,7 @@ from lix_cache.effects import (
     Sleep,
 )
 from lix_cache.hot.clients import lazy_client, pool_for
+from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.hot.trouble import raise_translated
 
@@ -127,7 +129,7 @@ class SyncDriver:
     def _one(self, call: RedisCall) -> Any:
         command, opened = call.command, call.opened
         if self._routes is not None:
-            return self._at_owner(self._routes, call)
+            return only(self._at_owner(self._routes, call))
         if call.replica_ms is not None:
             return self._replicated(command, call.replica_ms, opened)
         answers = self._pool.ask(packed((command,)), opened=opened)
@@ -156,7 +158,7 @@ class SyncDriver:
             answers = self._pool.ask(packed(both, whole=True), 2, opened=opened)
         return only([with_replicas(*answers)])
 
-    def _at_owner(self, routes: Routes, call: RedisCall) -> Any:
+    def _at_owner(self, routes: Routes, call: RedisCall) -> list[Any]:
         """Ask the owner of the key, as one server is asked. The flow goes on where that is not all."""
         command, opened = call.command, call.opened
         node = routes.owner(call)
@@ -165,11 +167,13 @@ class SyncDriver:
             try:
                 answers = self._pool_of(node).ask(packed((command,)), opened=opened)
                 if type(command) is ScriptCall and not isinstance(answers[0], Exception):
-                    return answers[0]
+                    return answers
                 first = node, answers
+            except NewConnection:
+                raise
             except Exception as error:  # noqa: BLE001 - the flow decides what to do with it
-                first = node, error
-        return only(self._routed((command,), opened, call.replica_ms, first))
+                first = node, as_answer(error)
+        return self._routed((command,), opened, call.replica_ms, first)
 
     def _routed(
         self,
@@ -191,7 +195,7 @@ class SyncDriver:
         try:
             return [self._pool_of(ask.node).ask(ask.request, ask.count, opened=ask.opened)]
         except Exception as error:  # noqa: BLE001 - it is the result
-            return [error]
+            return [as_answer(error)]
 
     def _pool_of(self, node: Node) -> Pool:
         pool = self._pools.get(node)

@@ -10,6 +10,7 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from lix_cache.compute import Failed, submit
+from lix_cache.daemon import Promise, start_thread
 from lix_cache.errors import ComputeTimeout
 
 if TYPE_CHECKING:
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
     from lix_cache.drivers.sync import T
     from lix_cache.effects import Compute
 
-__all__ = ["acompute_within", "compute_within", "in_disk_thread", "in_thread", "without_stop_iteration"]
+__all__ = [
+    "acompute_within",
+    "compute_within",
+    "in_daemon_thread",
+    "in_disk_thread",
+    "in_thread",
+    "without_stop_iteration",
+]
 
 P = ParamSpec("P")
 
@@ -99,6 +107,25 @@ def in_thread(
         return await in_disk_thread(call, may_wait_for_lock=True)
 
     return run
+
+
+async def in_daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make a call that may take minutes, or hang, in a thread of its own.
+
+    It keeps no process from its end, and takes no thread from calls of another kind. If cancelled, the call
+    goes on, and what it returns is lost.
+    """
+    future: Promise[T] = Promise()
+
+    def work() -> None:
+        try:
+            future.set_result(without_stop_iteration(lambda: call(*args, **kwargs)))
+        except BaseException as error:  # noqa: BLE001 - handed to the one who waits
+            future.set_exception(error)
+
+    start_thread(work, "lix-cache-slow")
+    await future.wait_async()
+    return future.result()
 
 
 async def in_disk_thread(call: Callable[[], T], *, may_wait_for_lock: bool = False) -> T:

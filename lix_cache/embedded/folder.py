@@ -83,6 +83,8 @@ def configuration(home: str, listen: str) -> bytes:
             b'save ""',
             # A cache may forget, a conversation may not.
             b"maxmemory-policy noeviction",
+            # The keys of a large scope of answers are freed beside the server's work when they end.
+            b"lazyfree-lazy-expire yes",
             b"",
         ]
     )

@@ -323,6 +323,7 @@ class Answers:
         older_ms: int | None,
         tags: bytes,
         *,
+        most: int = 0,
         cursor: bytes = b"0",
         named: Iterable[tuple[bytes, bytes]] = (),
         text_digest: bytes | None = None,
@@ -333,14 +334,15 @@ class Answers:
             scope: its id.
             older_ms: least age; None: any.
             tags: from ``tag_words``, of which one must fit; empty: any.
-            cursor: where the page begins.
+            most: entries of the page, about.
+            cursor: where it begins.
             named: number and nonce of entries.
             text_digest: digest of a text.
         """
         words = [part for pair in named for part in pair]
         if text_digest is not None:
             words += (b"=", text_digest)
-        return self._call(_DROP, scope, cursor, "" if older_ms is None else older_ms, tags, *words)
+        return self._call(_DROP, scope, cursor, most, "" if older_ms is None else older_ms, tags, *words)
 
     @staticmethod
     def dropped(reply: Any) -> Dropped:
@@ -374,9 +376,9 @@ class Answers:
         args: tuple[Value, ...] = (older_ms or 0, len(words), words + tags, nonce)
         return ScriptCall(_INVALIDATE, self.keys.answer_registry(bucket), args)
 
-    def prune(self, bucket: int) -> ScriptCall:
+    def prune(self, bucket: int, most: int) -> ScriptCall:
         """Forget some scopes that have expired. Answers how many."""
-        return ScriptCall(_PRUNE, self.keys.answer_registry(bucket), ())
+        return ScriptCall(_PRUNE, self.keys.answer_registry(bucket), (most,))
 
     def scopes(self, bucket: int, cursor: bytes) -> ScriptCall:
         """List some scopes; begin with the cursor ``b"0"``."""

@@ -1,4 +1,4 @@
-"""A circuit breaker: one caller finds out that Redis is away, the next ones need not wait for it."""
+"""Circuit breakers: one caller finds out that a server is away, the next ones need not wait for it."""
 
 from __future__ import annotations
 
@@ -8,28 +8,38 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from lix_cache.clock import Clock
+from lix_cache.hot.probe import READS_ONLY
+from lix_cache.hot.slots import nodes_for
 
 if TYPE_CHECKING:
+    from lix_cache.errors import RedisUnavailable
     from lix_cache.hot.endpoint import Endpoint
+    from lix_cache.hot.slots import Node
 
-__all__ = ["Breaker", "breaker_for"]
+__all__ = ["Breaker", "breaker_for", "new_breaker"]
 
 
 _CLOSED = float("-inf")
 
 
 class Breaker:
-    """Remembers for a moment that Redis did not answer, so that not every caller waits to find out.
+    """Remembers for a moment that a server did not answer, so that not every caller waits to find out.
 
     Args:
         seconds: how long it stays open after a failure.
         clock: monotonic time.
+        where: the server, of several, in words.
     """
 
-    def __init__(self, seconds: float, clock: Clock) -> None:
+    def __init__(self, seconds: float, clock: Clock, where: str = "") -> None:
+        self.where = where
         self._seconds = seconds
         self._clock = clock
         self._open_until = _CLOSED
+
+    def of(self, key: str | bytes | None) -> Breaker:  # noqa: ARG002 - there is one server
+        """Return the breaker of the server that a key is on."""
+        return self
 
     @property
     def is_open(self) -> bool:
@@ -41,11 +51,47 @@ class Breaker:
         """How long it stays open from now on."""
         return max(0.0, self._open_until - self._clock.monotonic())
 
+    def met(self, error: RedisUnavailable) -> None:
+        """Open for an error that the next call would meet too.
+
+        A server that is full, or takes no writes, answers what is read from it.
+        """
+        if error.code not in READS_ONLY:
+            self.trip()
+
     def trip(self) -> None:
         self._open_until = self._clock.monotonic() + self._seconds
 
     def reset(self) -> None:
         self._open_until = _CLOSED
+
+
+class _Breakers(Breaker):
+    """The breakers of several servers: while one is away, what the others have goes on.
+
+    Itself it is that of what is on no known server: a command without a key, or a map that cannot be read.
+    """
+
+    def __init__(self, endpoint: Endpoint, seconds: float, clock: Clock) -> None:
+        super().__init__(seconds, clock)
+        self._nodes = nodes_for(endpoint)
+        self._each: dict[Node, Breaker] = {}
+
+    def of(self, key: str | bytes | None) -> Breaker:
+        # By the owner of now: where a replica has taken over, it is asked at once.
+        node = None if key is None else self._nodes.owner(key)
+        if node is None:
+            return self
+        found = self._each.get(node)
+        if found is None:
+            made = Breaker(self._seconds, self._clock, node.endpoint.label)
+            found = self._each.setdefault(node, made)
+        return found
+
+
+def new_breaker(endpoint: Endpoint, seconds: float, clock: Clock) -> Breaker:
+    """Return a breaker for what is behind an endpoint."""
+    return Breaker(seconds, clock) if endpoint.kind == "server" else _Breakers(endpoint, seconds, clock)
 
 
 # By the clock itself, not its equals: a breaker keeps its clock, so the number is not given twice.
@@ -63,7 +109,7 @@ def breaker_for(endpoint: Endpoint, seconds: float, clock: Clock) -> Breaker:
         key = endpoint, seconds, id(clock)
         breaker = _breakers.get(key)
         if breaker is None:
-            breaker = _breakers[key] = Breaker(seconds, clock)
+            breaker = _breakers[key] = new_breaker(endpoint, seconds, clock)
         return breaker
 
 

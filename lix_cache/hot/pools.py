@@ -170,7 +170,7 @@ def ask_each(asks: Sequence[tuple[Pool, bytes, int]]) -> list[list[Any] | Except
             try:
                 pool._asked(places, held, request, None)  # noqa: SLF001
             except Exception as error:  # noqa: BLE001 - it is the result
-                results[i] = error
+                results[i] = error.with_traceback(None)  # which refers to this list
                 places.drop(held)
         for i, (_, _, count) in enumerate(asks):
             places, held = lent[i]
@@ -180,7 +180,7 @@ def ask_each(asks: Sequence[tuple[Pool, bytes, int]]) -> list[list[Any] | Except
                 results[i] = [_answer(held[0]) for _ in range(count)]
                 places.give_back(held)
             except Exception as error:  # noqa: BLE001 - it is the result
-                results[i] = error
+                results[i] = error.with_traceback(None)  # which refers to this list
                 places.drop(held)
     except BaseException:
         for places, held in lent:
@@ -198,7 +198,7 @@ def _answer(connection: Any) -> Any:
     try:
         return connection.read_response()
     except ResponseError as error:
-        return error
+        return error.with_traceback(None)  # by which the list that it is put in would refer to itself
 
 
 def _named(pool: Any) -> str:
@@ -318,4 +318,4 @@ async def _aanswer(connection: Any) -> Any:
     try:
         return await connection.read_response()
     except ResponseError as error:
-        return error
+        return error.with_traceback(None)  # by which the list that it is put in would refer to itself

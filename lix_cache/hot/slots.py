@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from lix_cache.hot.endpoint import Endpoint
     from lix_cache.hot.scripts import Command
 
-__all__ = ["SLOTS", "Node", "Nodes", "Range", "address_of", "key_of", "ranges_of", "redirected", "slot_of"]
+__all__ = [
+    "SLOTS",
+    "Node",
+    "Nodes",
+    "Range",
+    "address_of",
+    "key_of",
+    "nodes_for",
+    "ranges_of",
+    "redirected",
+    "slot_of",
+]
 
 SLOTS = 16384
 
@@ -117,6 +128,10 @@ class Nodes:
         key = key_of(command)
         return None if key is None else slot_of(key)
 
+    def owner(self, key: str | bytes) -> Node | None:
+        """Return the node that serves a key, as far as is known."""
+        return self.owners[slot_of(key) if self.is_cluster else 0]
+
     def moved_since(self, slot: int, opened: int) -> int | None:
         """Return the number from which on connections know a slot's node, if that is a newer one."""
         number = self._moved.get(slot, 0) if self._moved else 0
@@ -170,6 +185,14 @@ class Nodes:
             node for node in (first, *self.masters, *self.seeds) if node not in (None, last)
         )
         return [node for node in (*every, last) if node is not None]
+
+
+_nodes: dict[Endpoint, Nodes] = {}
+
+
+def nodes_for(endpoint: Endpoint) -> Nodes:
+    """Return what this process knows of the servers behind an endpoint."""
+    return _nodes.get(endpoint) or _nodes.setdefault(endpoint, Nodes(endpoint))
 
 
 def address_of(node: Node) -> tuple[str, int]:

@@ -40,6 +40,8 @@ class Joined(NamedTuple):
 
     def __call__(self, replies: Sequence[Any]) -> Any:
         parts = replies[self.start : self.end]
+        if self.join is _any:
+            return _any(parts)
         for part in parts:
             if isinstance(part, Exception):
                 return part
@@ -64,11 +66,18 @@ def spread(
     if name in ("PING", "INFO"):
         join = _sum_of_infos if name == "INFO" else _first
         return [(command, 0, node) for node in nodes.masters], join
+    if name == "TIME":
+        # Any clock will do, so no node that is away keeps it from being told.
+        return [(command, 0, node) for node in nodes.masters], _any
     return [(command, 0, nodes.masters[0])], _first
 
 
 def _first(parts: Sequence[Any]) -> Any:
     return parts[0]
+
+
+def _any(parts: Sequence[Any]) -> Any:
+    return next((part for part in parts if not isinstance(part, Exception)), parts[0])
 
 
 def _scan(

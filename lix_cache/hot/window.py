@@ -373,6 +373,11 @@ class HotWindow:
         """Find sessions that have not been used for ``idle_ms``, the longest idle first."""
         return ScriptCall(scripts.IDLE, (self.keys.active(bucket),), (idle_ms, start, count))
 
+    def used_until(self, bucket: int, latest_ms: int, count: int) -> Command:
+        """Find sessions that were used last at a time or before, by the clock of their server."""
+        words = ("-inf", latest_ms, "LIMIT", 0, count)
+        return ("ZRANGEBYSCORE", self.keys.active(bucket), *words)
+
     def overflowing(self, bucket: int, limit: int) -> Command:
         """Find windows that have grown by a batch, with their sizes."""
         return ("HRANDFIELD", self.keys.overflow(bucket), limit, "WITHVALUES")

@@ -122,7 +122,7 @@ def decide(
     Costs a few passes over the candidates, no sorting: some 10 µs for 50 of them.
 
     Args:
-        similarities: cosines of the query and each candidate, shape (n,).
+        similarities: cosines of the query and each candidate, shape (n,); minus infinity for what is none.
         groups: a label for each candidate, shape (n,); equal labels answer the same.
         thresholds: what a hit must reach.
         unseen: where only the nearest candidates are given, the similarity of the last of them: one
@@ -236,7 +236,7 @@ class _Scene:
             + thresholds.vote_weight * math.log2(min(votes, thresholds.vote_cap))
         )
         if degrees is not None:
-            grown = math.log(len(nearness)) / _GROWN
+            grown = math.log((self.similarities > -math.inf).sum()) / _GROWN
             score += thresholds.answer_bonus * self.known * min(1.0, grown)
         if similarity < thresholds.threshold:
             reason = Reason.BELOW_THRESHOLD

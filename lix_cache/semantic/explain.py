@@ -124,15 +124,16 @@ def _shown(core: Core, query: lookup.Query, found: Lookup, limit: int) -> Flow[E
         view, now_ms = near.view, near.brought.found.now_ms
     else:
         now_ms = first.served.now_ms if isinstance(first, Exact) else first.now_ms
-    similarities, view = view.similarities(vector, now_ms)
+    similarities = yield from lookup.searched(view, vector, now_ms)
+    alive = int((similarities > -math.inf).sum())
     decision = lookup.choose_among(core, view, similarities, thresholds, query.text, vector).decision
     return Explanation(
         found,
         thresholds,
-        len(similarities),
+        alive,
         decision.votes if decision.best is not None else 0,
         decision.score if math.isfinite(decision.score) else None,
-        _neighbours(core, query.text, view, similarities, now_ms, limit),
+        _neighbours(core, query.text, view, similarities, now_ms, min(limit, alive)),
     )
 
 

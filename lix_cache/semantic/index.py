@@ -45,7 +45,7 @@ class View:
     """The entries of a scope as one lookup sees them.
 
     Attributes:
-        vectors: shape (n, dim), unit length. In a view of the living alone, not theirs.
+        vectors: shape (n, dim), unit length.
         groups: shape (n,); equal labels answer the same.
         expires: Unix milliseconds, shape (n,); minus infinity for an entry that is gone.
         records: n of them or more; those beyond are not part of the view.
@@ -59,8 +59,10 @@ class View:
     records: Sequence[Record]
     answers: FloatArray | None = None
 
-    def similarities(self, query: FloatArray, now_ms: float) -> tuple[FloatArray, View]:
-        """Return the cosine of the query and each entry that is alive, and the view of these.
+    def similarities(self, query: FloatArray, now_ms: float) -> FloatArray:
+        """Return the cosine of the query and each entry; minus infinity for one that is not alive.
+
+        Some are gone in nearly every large scope. To select the others would copy all that is known of them.
 
         Args:
             query: shape (dim,), unit length.
@@ -71,17 +73,8 @@ class View:
         similarities: FloatArray = np.einsum("ij,j->i", self.vectors, query)
         # What rounding makes of equal vectors is not more than equal.
         np.minimum(similarities, np.float32(1.0), out=similarities)
-        alive = self.expires > now_ms
-        if alive.all():
-            return similarities, self
-        rows = alive.nonzero()[0]
-        return similarities[rows], View(
-            self.vectors,
-            self.groups[rows],
-            self.expires[rows],
-            [self.records[row] for row in rows.tolist()],
-            None if self.answers is None else self.answers[rows],
-        )
+        similarities[self.expires <= now_ms] = -np.inf
+        return similarities
 
 
 class ScopeIndex:
@@ -141,8 +134,8 @@ class ScopeIndex:
     def follow(self, found: Following, asked: Place) -> View | None:
         """Take in what a lookup brought, and return what there is now.
 
-        None if the news begin behind the end of what is here, because another thread began anew in
-        between: taken in, they would leave out what is missing for good. Then ask again.
+        None if what was found does not fit what another thread brought in between; then ask again. Taken
+        in, it would leave out what is missing for good, or keep what is gone.
 
         Args:
             found: what the lookup brought.
@@ -155,9 +148,12 @@ class ScopeIndex:
             if isinstance(found, Empty):
                 self._clear(b"")
             elif isinstance(found, Everything):
-                self._replace(asked, found)
+                if not self._replace(asked, found):
+                    return None
             elif self._generation == asked.generation and self._reaches(asked):
-                self._append(found.rows)
+                ends = Row.dropped(found.dropped[-1:], asked.dropped)
+                if not self._append(found.rows, ends[0][0] if ends else asked.dropped):
+                    return None
                 self._forget(found.dropped)
             else:
                 return None
@@ -168,26 +164,35 @@ class ScopeIndex:
         ends, begins = (self._log, self._gone), (asked.log, asked.dropped)
         return all(order_of(end) >= order_of(begin) for end, begin in zip(ends, begins, strict=True))
 
-    def _replace(self, asked: Place, found: Everything) -> None:
+    def _replace(self, asked: Place, found: Everything) -> bool:
+        """Return whether what is here now is as new as what was found."""
         # Another thread may have been quicker, and be further by now. These rows begin at the
         # beginning, so they can be added to any state; deletions go on from where it is.
         generation = found.generation
         if generation == self._generation and (asked.generation != generation or self._place != asked):
-            self._append(found.rows)
-            return
+            taken = self._append(found.rows, found.dropped_place)
+            return taken and order_of(self._gone) >= order_of(found.dropped_place)
         self._clear(generation)
-        self._append(found.rows)
+        self._append(found.rows, found.dropped_place)
         self._gone = found.dropped_place
+        return True
 
-    def _append(self, rows: Any) -> None:
+    def _append(self, rows: Any, dropped_place: bytes) -> bool:
+        """Add the rows that are not here, as the log had them when its deletions ended at a place.
+
+        Returns whether it did: not if further deletions are here, which may be of these very rows.
+        """
         fresh = Row.read(rows, self._log)
         if not fresh:
-            return
+            return True
+        if order_of(dropped_place) < order_of(self._gone):
+            return False
         records = [unpack_record(row.number, row.data, self.dim) for row in fresh if not row.is_answer]
         # Without a vector an entry is found by its exact text alone.
         self._add([record for record in records if record.vector.size])
         self._attach([unpack_meaning(row.data, self.dim) for row in fresh if row.is_answer])
         self._log = fresh[-1].number
+        return True
 
     def _attach(self, meanings: list[tuple[bytes, bytes, FloatArray]]) -> None:
         import numpy as np

@@ -39,12 +39,14 @@ if TYPE_CHECKING:
     from lix_cache.semantic.index import ScopeIndex, View
     from lix_cache.vectors import FloatArray, VectorLike
 
-__all__ = ["Query", "catch_up", "choose_among", "learned", "lookup", "news"]
+__all__ = ["Query", "catch_up", "choose_among", "learned", "lookup", "news", "searched"]
 
 #: Entries of one answer that the verifier is asked about.
 _WANTED = 3
 #: News from which an index is brought up to date in a thread under asyncio.
 _MANY = 500
+#: Numbers in an index from which it is searched in a thread under asyncio: half a millisecond's work.
+_LARGE = 4_000_000
 
 
 @dataclass
@@ -136,7 +138,7 @@ def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
         vector = given if given is not None else (yield from core.embedding.vector(text, scope.dim, spent))
 
     reported = following.reported
-    similarities, view = view.similarities(vector, following.now_ms)
+    similarities = yield from searched(view, vector, following.now_ms)
     chosen = choose_among(
         core, view, similarities, learned(core, thresholds, scope, query.text), query.text, vector
     )
@@ -303,7 +305,9 @@ def _follow(
         core.redis.store.indexes.settle(scope_id)
         return view
 
-    return follow() if len(found.rows) < _MANY else (yield Compute(follow, None, "the index"))
+    # A large one is copied now and then, to grow or to let go of the dead, however little is new.
+    is_small = len(found.rows) < _MANY and len(index) * index.dim < _LARGE
+    return follow() if is_small else (yield Compute(follow, None, "the index"))
 
 
 def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
@@ -316,6 +320,15 @@ def catch_up(core: Core, scope_id: str, dim: int) -> Flow[tuple[View, float]]:
 
     found, view = yield from news(core, scope_id, core.redis.store.indexes.get(scope_id, dim), ask)
     return view, found.served.now_ms if isinstance(found, Exact) else found.now_ms
+
+
+def searched(view: View, vector: FloatArray, now_ms: float) -> Flow[FloatArray]:
+    """Return the similarity of a vector and each entry, as :meth:`View.similarities` does."""
+
+    def search() -> FloatArray:
+        return view.similarities(vector, now_ms)
+
+    return search() if view.vectors.size < _LARGE else (yield Compute(search, None, "the search"))
 
 
 def choose_among(

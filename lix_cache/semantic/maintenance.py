@@ -17,7 +17,7 @@ from lix_cache.hot.entries import EntryId
 from lix_cache.hot.probe import probe, verdict
 from lix_cache.semantic.core import Core, new_nonce, query_text
 from lix_cache.semantic.embedding import Spent
-from lix_cache.semantic.lookup import catch_up
+from lix_cache.semantic.lookup import catch_up, searched
 from lix_cache.semantic.result import Report, Stop
 from lix_cache.semantic.scope import embedder_word, item_digests, merged
 from lix_cache.vectors import check_dimension
@@ -27,7 +27,9 @@ __all__ = ["Criteria", "clean_up", "count", "health", "invalidate", "report_wron
 
 #: Scopes that are worked on in one round trip.
 _SCOPES_AT_ONCE = 50
-_EXPIRED_AT_ONCE = 500
+#: Entries that are looked at, or dropped, in one round trip. A server carries out what it has read of a
+#: client in one go, so they are of all scopes together, and none waits for more than that.
+_AT_ONCE = 200
 _TICK_SECONDS = 0.001
 
 
@@ -85,7 +87,7 @@ class Criteria:
 def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
     """Drop what fits. Returns how many entries that were.
 
-    One round trip for 500 scopes that there are, and one for 50 scopes and 500 entries that
+    One round trip for 500 scopes that there are, and one for 50 scopes and 200 entries that
     are looked at; with ``similar_to`` three for each scope.
     """
     criteria.checked()
@@ -113,13 +115,18 @@ def _drop_pages(core: Core, criteria: Criteria, scopes: Sequence[str]) -> Flow[i
     dropped = 0
     cursors: dict[str, bytes] = dict.fromkeys(scopes, b"0")
     while cursors:
-        words = criteria.words()
-        calls = tuple(core.redis.answers.drop(s, *words, cursor=cursor) for s, cursor in cursors.items())
+        words, most = criteria.words(), _share(len(cursors))
+        calls = tuple(core.redis.answers.drop(s, *words, most=most, cursor=c) for s, c in cursors.items())
         pages = [core.redis.answers.dropped(reply) for reply in (yield RedisBatch(calls))]
         dropped += sum(page.entries for page in pages)
         following = zip(cursors, pages, strict=True)
         cursors = {scope: page.cursor for scope, page in following if page.cursor is not None}
     return dropped
+
+
+def _share(count: int) -> int:
+    """Return how much of one round trip's work each of some scopes or buckets gets."""
+    return max(1, _AT_ONCE // count)
 
 
 def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[bytes]) -> Flow[int]:
@@ -140,10 +147,10 @@ def _drop_similar(core: Core, criteria: Criteria, text: str, wanted: frozenset[b
         # Its own text is near, whether or not there was a vector when it was stored.
         call = core.redis.answers.drop(scope, *criteria.words(), text_digest=entries.text_digest(normalised))
         dropped += core.redis.answers.dropped((yield RedisCall(call))).entries
-        similarities, view = view.similarities(vector, now_ms)
+        similarities = yield from searched(view, vector, now_ms)
         rows = (similarities >= criteria.similarity).nonzero()[0].tolist()
-        for start in range(0, len(rows), _EXPIRED_AT_ONCE):
-            records = [view.records[row] for row in rows[start : start + _EXPIRED_AT_ONCE]]
+        for start in range(0, len(rows), _AT_ONCE):
+            records = [view.records[row] for row in rows[start : start + _AT_ONCE]]
             named = [(record.number, record.nonce) for record in records]
             call = core.redis.answers.drop(scope, *criteria.words(), named=named)
             dropped += core.redis.answers.dropped((yield RedisCall(call))).entries
@@ -199,17 +206,18 @@ def clean_up(core: Core) -> Flow[int]:
     """Drop what has expired. Returns how many entries that were."""
     buckets: Sequence[int] = range(core.redis.answers.keys.buckets)
     while buckets:
-        replies = yield from ask_each({bucket: core.redis.answers.prune(bucket) for bucket in buckets})
-        buckets = [bucket for bucket, ended in replies.items() if int(ended) >= _EXPIRED_AT_ONCE]
+        most = _share(len(buckets))
+        replies = yield from ask_each({bucket: core.redis.answers.prune(bucket, most) for bucket in buckets})
+        buckets = [bucket for bucket, ended in replies.items() if int(ended) >= most]
     dropped = 0
     scopes = yield from scopes_with(core, frozenset())
     for start in range(0, len(scopes), _SCOPES_AT_ONCE):
         part: Sequence[str] = scopes[start : start + _SCOPES_AT_ONCE]
         while part:
-            calls = tuple(core.redis.answers.clean(scope, _EXPIRED_AT_ONCE) for scope in part)
-            counts = yield RedisBatch(calls)
+            most = _share(len(part))
+            counts = yield RedisBatch(tuple(core.redis.answers.clean(scope, most) for scope in part))
             dropped += sum(counts)
-            part = [scope for scope, n in zip(part, counts, strict=True) if n >= _EXPIRED_AT_ONCE]
+            part = [scope for scope, n in zip(part, counts, strict=True) if n >= most]
     core.stats.count("expired", dropped)
     return dropped
 

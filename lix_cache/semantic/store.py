@@ -135,7 +135,7 @@ class Backend:
                 raise
             if not self.breaker.is_open:
                 self.stats.trouble("redis_errors", error)
-                self.breaker.trip()
+                self.breaker.met(error)
             self.stats.count("degraded")
             return otherwise(str(error))
 

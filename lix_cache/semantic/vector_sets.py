@@ -28,7 +28,7 @@ __all__ = ["Nearest", "nearest"]
 
 #: Candidates for a decision: enough that some disagree with the best, to measure its margin.
 _WANTED = 64
-#: Paths that a search keeps open. scripts/bench_scale.py measures what it finds and costs.
+#: Paths that a search keeps open. scripts/bench_vectors.py measures what it finds and costs.
 _EFFORT = 200
 #: Of how many of the nearest the responses come along. By 8 bits a number the order is nearly
 #: the exact one, and all candidates of one answer share its response.

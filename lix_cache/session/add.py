@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lix_cache.archive.cold_tier import ColdTier
-    from lix_cache.session.store import SessionStore
 
 __all__ = ["SALT", "add", "add_keyed"]
 
@@ -88,7 +87,9 @@ def add(session: Session, *turns: Turn, tags: tuple[bytes, ...] = ()) -> Flow[Ad
         if store.settings.on_redis_error == "raise" or sent.is_long_ago(store.clock):
             raise
         return (yield from _add_cold(session, batch, contested=error.maybe_done))
-    if store.settings.durability != "redis" and not _has_replica(store, added):
+    if store.settings.durability == "redis" or _has_replica(session, added):
+        _entrust(session, batch, added)
+    else:
         yield from _persist(session, batch, added, before)
     count = len(added.new)
     batches = session.grown_by(added.length, store.hot.batch, count)
@@ -100,8 +101,18 @@ def add(session: Session, *turns: Turn, tags: tuple[bytes, ...] = ()) -> Flow[Ad
     return AddResult(in_window, overflows=batches > 0, ids=ids, added=count)
 
 
-def _has_replica(store: SessionStore, added: Added) -> bool:
+def _entrust(session: Session, batch: Batch, added: Added) -> None:
+    """Note what Redis alone has. What is older than any window may get is on disk."""
+    entrusted = session.seen.entrusted
+    for i, turn in enumerate(batch.turns):
+        if turn.nonce is not None and i not in added.known:
+            entrusted.note(added.ids[i], turn.nonce)
+    entrusted.keep(session.window + (LATE_BATCHES + 1) * session.store.hot.batch)
+
+
+def _has_replica(session: Session, added: Added) -> bool:
     """Whether a replica is known to have messages, so that they need not be on disk yet."""
+    store = session.store
     if store.settings.durability != "replica":
         return False
     if added.known or added.repeated:
@@ -114,7 +125,7 @@ def _has_replica(store: SessionStore, added: Added) -> bool:
         return True
     # It was asked for, and for a moment it is not waited for so long.
     store.count("unreplicated_adds")
-    store.replicas.trip()
+    store.replicas_of(session.id).trip()
     return False
 
 

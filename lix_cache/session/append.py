@@ -21,8 +21,9 @@ from lix_cache.hot.scripts import KEYS_MS
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.packing import pack_hot
 from lix_cache.messages.turn import LARGEST_MS, ZERO_ID, MessageId, Turn
-from lix_cache.session.base import Session, ask, look, session_lock
+from lix_cache.session.base import Session, ask, find_hot, look, session_lock
 from lix_cache.session.batch import Batch, check_size
+from lix_cache.session.lost import count_lost
 from lix_cache.session.read import read_window, rehydrate
 from lix_cache.session.reconcile import catch_up, take_over, take_over_locked
 
@@ -78,7 +79,7 @@ def add_hot(session: Session, batch: Batch, sent: Moment, gap: Gap) -> Flow[Adde
         session.seen.saw(max(found.ids))
     except RedisUnavailable as error:
         error.maybe_done = True
-        store.breaker.trip()
+        store.breaker_of(session.id).trip()
         raise
     finally:
         lock.release()
@@ -100,20 +101,13 @@ def _find(session: Session, batch: Batch) -> Flow[Added | None]:
 
 def _places(session: Session, batch: Batch, since_ms: int = 0) -> Flow[tuple[dict[int, MessageId], int]]:
     """Return the ids of those messages that either tier has, by position, and the window's length."""
-    store, missing = session.store, batch.nonces
-    ids: dict[int, MessageId] = {}
-    below: MessageId | None = None
-    while True:
-        page = HotWindow.found((yield RedisCall(store.hot.find(session.id, missing, below))))
-        ids.update((missing.pop(nonce), found) for nonce, found in page.ids.items() if nonce in missing)
-        below = page.below
-        if below is None or not missing:
-            break
+    places = batch.nonces
+    found, length = yield from find_hot(session, places)
+    missing = [nonce for nonce in places if nonce not in found]
     if missing:
-        look = partial(store.cold.find_nonces_locked, session.id, list(missing), since_ms=since_ms)
-        archived = yield DiskCall(look)
-        ids.update((missing.pop(nonce), found) for nonce, found in archived.items())
-    return ids, page.length
+        look = partial(session.store.cold.find_nonces_locked, session.id, missing, since_ms=since_ms)
+        found.update((yield DiskCall(look)))
+    return {places[nonce]: given for nonce, given in found.items()}, length
 
 
 def _look_for_keys(
@@ -212,7 +206,7 @@ def _append_hot(
     fresh, caught_up, looks_for_old, is_fenced = False, False, True, True
     if locked:
         yield from look(session, locked=True)
-    replica_ms = store.replica_ms
+    replica_ms = store.replica_ms(session.id)
     while True:
         opened, fence = seen.opened, seen.opened if is_fenced else None
         command = store.hot.add(
@@ -231,6 +225,7 @@ def _append_hot(
         try:
             reply = yield from ask(store, command, repeat=False, opened=fence, replica_ms=replica_ms)
         except NewConnection as new:
+            yield from count_lost(session, locked=locked)
             # A disk that cannot be looked at must not keep the message out.
             is_fenced = (yield from look(session, new.number, locked=locked)) is not None
             fresh = True

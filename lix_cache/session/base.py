@@ -27,7 +27,9 @@ from lix_cache.errors import (
 )
 from lix_cache.hot.old_keys import OUT_OF_REACH
 from lix_cache.hot.probe import READS_ONLY
-from lix_cache.messages.turn import Turn, once, sign_of
+from lix_cache.hot.slots import key_of
+from lix_cache.hot.window import HotWindow
+from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,9 +41,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LATE_BATCHES",
+    "SERVES_OTHERS",
     "Session",
     "ask",
     "beside",
+    "find_hot",
     "hot_length",
     "look",
     "merged",
@@ -54,6 +58,9 @@ __all__ = [
 #: An add that finds its window this many batches too long spills it itself: the daemon is late,
 #: and memory must stay bounded.
 LATE_BATCHES = 4
+
+#: Codes of errors that do not say that a server is away: it takes no writes, or a slot is about to leave it.
+SERVES_OTHERS = READS_ONLY | {"MOVED", "ASK", "TRYAGAIN"}
 
 
 @dataclass
@@ -166,10 +173,11 @@ def ask(
     """
     if not store.layout.meets_old:
         command = store.hot.old.without_list(command) or command
-    if store.breaker.is_open and store.settings.on_redis_error == "archive":
+    breaker = store.breaker.of(key := key_of(command))
+    if breaker.is_open and store.settings.on_redis_error == "archive":
         raise RedisUnavailable(
-            f"{store.endpoint.label} did not answer a moment ago; it is asked again in "
-            f"{store.breaker.seconds_left:.1f} s (redis_retry_seconds)",
+            f"{breaker.where or store.endpoint.label} did not answer a moment ago; it is asked again in "
+            f"{breaker.seconds_left:.1f} s (redis_retry_seconds)",
             was_asked=False,
         )
     try:
@@ -184,15 +192,16 @@ def ask(
     except RedisUnavailable as error:
         store.count("redis_errors")
         broke = error.maybe_done and not error.timed_out
-        if not broke and error.code not in READS_ONLY:
-            store.breaker.trip()
+        if not broke and error.code not in SERVES_OTHERS:
+            # Of who has the key now: that may have become another server.
+            store.breaker.of(key).trip()
         if not (broke and repeat):
             raise
     try:
         return (yield RedisCall(command, opened, replica_ms))
     except RedisUnavailable:
         store.count("redis_errors")
-        store.breaker.trip()
+        store.breaker.of(key).trip()
         raise
 
 
@@ -212,6 +221,28 @@ def beside(session: Session, archived: list[Turn], hot: list[Turn]) -> list[Turn
         known = session.store.cold.contested(session.id)
         hot = [turn for turn in hot if known.get(sign_of(turn), turn.id) == turn.id]
     return merged(archived, hot)
+
+
+def find_hot(
+    session: Session, nonces: Iterable[bytes], down_to: MessageId = ZERO_ID
+) -> Flow[tuple[dict[bytes, MessageId], int]]:
+    """Return the ids of those messages that the window has, by nonce, and its length. A page at a time.
+
+    Args:
+        session: the session.
+        nonces: of the messages.
+        down_to: none of them has a smaller id.
+    """
+    found: dict[bytes, MessageId] = {}
+    missing = dict.fromkeys(nonces)
+    below: MessageId | None = None
+    while True:
+        page = HotWindow.found((yield RedisCall(session.store.hot.find(session.id, missing, below))))
+        found.update({nonce: given for nonce, given in page.ids.items() if nonce in missing})
+        missing = {nonce: None for nonce in missing if nonce not in found}
+        below = page.below
+        if below is None or below <= down_to or not missing:
+            return found, page.length
 
 
 def hot_length(session: Session) -> Flow[int]:

@@ -12,10 +12,10 @@ from lix_cache.errors import LixCacheError
 from lix_cache.messages.message import Message
 from lix_cache.messages.turn import from_turn
 from lix_cache.session import add, context, read, whole
-from lix_cache.session.base import hot_length
 from lix_cache.session.changing import AsyncChanging, Changing
 from lix_cache.session.health import health
 from lix_cache.session.layout import AsyncStoreDriver, StoreDriver
+from lix_cache.session.reconcile import known_length
 from lix_cache.session.results import AddedMessages, StoredMessage, stored
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class HybridConversationCache(Changing):
         """
         hot: int | LixCacheError
         try:
-            hot = self._drive(hot_length(self._session))
+            hot = self._drive(known_length(self._session))
         except LixCacheError as error:
             hot = error
         return self._stats(hot)
@@ -315,7 +315,7 @@ class AsyncHybridConversationCache(AsyncChanging):
         """See :meth:`HybridConversationCache.get_stats`."""
         hot: int | LixCacheError
         try:
-            hot = await self._drive(hot_length(self._session))
+            hot = await self._drive(known_length(self._session))
         except LixCacheError as error:
             hot = error
         return await in_disk_thread(lambda: self._stats(hot), may_wait_for_lock=True)

@@ -250,7 +250,7 @@ def _ask_all_the_same(session: Session, error: RedisUnavailable) -> Flow[None]:
     """Have Redis asked although it was away a moment ago: the archive has nothing. Raises if it was asked."""
     if error.was_asked:
         raise error
-    session.store.breaker.reset()
+    session.store.breaker_of(session.id).reset()
     yield from ()
 
 

@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import threading
+import time
 import uuid
 
 from lix_cache._log import logger
@@ -14,6 +15,7 @@ from lix_cache.arguments import speaks_for_itself
 from lix_cache.checks import check_duration, check_flag, check_number
 from lix_cache.daemon import Bell, DaemonThread
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable, told
+from lix_cache.hot.breaker import Breaker
 from lix_cache.session import offload, rounds, whole
 from lix_cache.session.base import Session
 from lix_cache.session.layout import StoreDriver, agree
@@ -58,6 +60,7 @@ class Evictor(DaemonThread):
         self._wake = Bell()
         self._stopping = Bell()
         self._thread = None
+        self._is_asked = False
         self._last_clean_up = self.store.clock.monotonic()
 
     # -- lifecycle ----------------------------------------------------------------------
@@ -94,6 +97,15 @@ class Evictor(DaemonThread):
 
     def wake(self) -> None:
         """Ask for a round now instead of at the end of the pause."""
+        self._is_asked = True
+        self._wake.set()
+
+    def wake_to_spill(self) -> None:
+        """Ask for windows to be brought back to their size now. All else waits for the next round.
+
+        Where many sessions overflow, whole rounds would follow each other without a pause, each with a look
+        at every bucket and, on object storage, at every shard.
+        """
         self._wake.set()
 
     def use(self, idle_seconds: float, *, flush_on_exit: bool = False) -> None:
@@ -146,18 +158,24 @@ class Evictor(DaemonThread):
         """Move every session this process added to to disk. Returns how many messages moved.
 
         Raises:
-            RedisUnavailable: at once; the messages stay where they are.
+            RedisUnavailable: a server does not answer; its messages stay where they are.
             LixCacheError: the first failure of a session, after all have been tried.
         """
         drive = self._driver()
         moved = 0
         failure: LixCacheError | None = None
+        away: set[Breaker] = set()
         for session_id in sorted(self._forget_cold()):
+            server = self.store.breaker_of(session_id)
+            if server in away:
+                continue
             session = Session(self.store, session_id, self.store.settings.window_size)
             try:
                 moved += drive(whole.flush(session))
-            except RedisUnavailable:
-                raise
+            except RedisUnavailable as error:
+                # It is not waited for again. What is on others moves.
+                away.add(server)
+                failure = error
             except LixCacheError as error:
                 failure = failure or error
         if failure is not None:
@@ -183,25 +201,30 @@ class Evictor(DaemonThread):
         return StoreDriver(self.store)
 
     def _run(self, wake: Bell, stopping: Bell) -> None:
-        interval = self.store.settings.evictor_interval_seconds
-        pause = interval
+        interval = pause = self.store.settings.evictor_interval_seconds
+        due = time.monotonic() + pause
         while not stopping.is_set():
-            wake.wait(pause)
+            wake.wait(max(0.0, due - time.monotonic()))
             wake.clear()
             if stopping.is_set():
                 break
+            is_whole, self._is_asked = self._is_asked or time.monotonic() >= due, False
             try:
-                self.run_once()
-            except RedisUnavailable as error:
-                # Expected while Redis is away; the caches count it themselves.
-                self._note(error)
-                pause = min(pause * 2, max(interval, _LONGEST_PAUSE))
+                if is_whole:
+                    self.run_once()
+                else:
+                    self._driver()(rounds.spill_overflow(self.store)).raise_failure()
             except Exception as error:  # noqa: BLE001 - a daemon that dies in silence loses messages later
                 self._note(error)
-                pause = min(pause * 2, max(interval, _LONGEST_PAUSE))
+                after = min(pause * 2, max(interval, _LONGEST_PAUSE))
             else:
-                self.last_error = None
-                pause = interval
+                after = interval
+                if is_whole:
+                    self.last_error = None
+            # One window that cannot be spilled must not put off the rounds for all.
+            if is_whole:
+                pause = after
+                due = time.monotonic() + pause
 
     def _note(self, error: Exception) -> None:
         self.last_error = told(error)
@@ -253,12 +276,13 @@ def _after_fork() -> None:
         evictor._after_fork()  # noqa: SLF001 - this module's own class
 
 
-def _at_exit() -> None:
+def stop_all() -> None:
+    """Stop the evictors of this process, as its end does."""
     for evictor in list(_evictors.values()):
         evictor.stop()
         evictor._flush_at_exit()  # noqa: SLF001 - this module's own class
 
 
 # At import: "once" cannot be told by a note that an interruption may come before or after.
-atexit.register(_at_exit)
+atexit.register(stop_all)
 os.register_at_fork(after_in_child=_after_fork)

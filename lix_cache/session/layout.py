@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
-from lix_cache.errors import ArchiveError, LayoutMismatch, RedisError
+from lix_cache.errors import ArchiveError, LayoutMismatch, RedisError, RedisUnavailable
 from lix_cache.hot.layout import claim_buckets, noted_archive, noted_buckets, put_buckets
 from lix_cache.session.identity import agree_on_archive
 
@@ -126,7 +126,8 @@ def agree(store: SessionStore, *, notes: bool = True, again: bool = False) -> Fl
             layout.in_archive = _is_ours(store, found, "the archive")
         except ArchiveError:
             answers = False
-    if (layout.in_redis and not again) or store.breaker.is_open:
+    breaker = store.breaker.of(keys.layout())
+    if (layout.in_redis and not again) or breaker.is_open:
         return
     try:
         found, archive = yield RedisBatch((noted_buckets(keys), noted_archive(keys)))
@@ -135,6 +136,11 @@ def agree(store: SessionStore, *, notes: bool = True, again: bool = False) -> Fl
         if not in_redis and notes:
             _, found = yield RedisBatch(claim_buckets(keys))
             in_redis = _is_ours(store, found, "Redis")
+    except RedisUnavailable:
+        if store.endpoint.kind == "cluster":
+            # What follows may be about another node: it would not find out, and each use would wait here.
+            breaker.trip()
+        return
     except RedisError:
         return
     layout.in_redis = in_redis

@@ -18,6 +18,7 @@ from lix_cache.messages.session_key import named
 from lix_cache.messages.turn import ZERO_ID, Turn
 from lix_cache.session import late, old_sessions
 from lix_cache.session.base import Session, ask, look, note_failure, session_lock
+from lix_cache.session.lost import count_lost
 from lix_cache.session.offload import move_locked
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "_reconcile_locked",
     "ask_known",
     "catch_up",
+    "known_length",
     "reconcile",
     "reconcile_pending",
     "take_over",
@@ -50,6 +52,7 @@ def catch_up(session: Session, *, locked: bool, went_back: bool = True) -> Flow[
         # If another process wrote to the archive while Redis was away, Redis did not go back.
         if went_back and not (yield DiskCall(partial(store.cold.is_pending, session.id))):
             store.note_rollback()
+            yield from count_lost(session, locked=locked)
         yield from _reconcile_locked(session) if locked else reconcile(session)
     except (ArchiveError, InvalidMessage) as error:
         note_failure(store, error)
@@ -73,6 +76,7 @@ def ask_known(session: Session, command: Command, *, locked: bool = False) -> Fl
         try:
             reply = yield from ask(session.store, command, opened=opened)
         except NewConnection as new:
+            yield from count_lost(session, locked=locked)
             looked = yield from look(session, new.number, locked=locked)
             # What Redis says is better than nothing, where the archive cannot be looked at.
             opened = None if looked is None else session.seen.opened
@@ -80,6 +84,11 @@ def ask_known(session: Session, command: Command, *, locked: bool = False) -> Fl
         if not HotWindow.is_old(reply):
             return reply
         yield from take_over_locked(session) if locked else take_over(session)
+
+
+def known_length(session: Session) -> Flow[int]:
+    """Return how many messages Redis holds. What it has lost is counted first."""
+    return int((yield from ask_known(session, session.store.hot.length(session.id))))
 
 
 def take_over(session: Session) -> Flow[int]:
@@ -132,7 +141,7 @@ def without_redis(
         return turns
     if error.was_asked:
         raise error
-    store.breaker.reset()
+    store.breaker_of(session.id).reset()
     return None
 
 
@@ -142,7 +151,7 @@ def reconcile_pending(session: Session) -> Flow[None]:
     The window is moved to disk whole; the next read brings back the newest of both.
     """
     store = session.store
-    if session.id in store.outage_sessions and not store.breaker.is_open:
+    if session.id in store.outage_sessions and not store.breaker_of(session.id).is_open:
         yield from reconcile(session)
 
 
@@ -166,7 +175,7 @@ def _reconcile_locked(session: Session) -> Flow[None]:
         # The mark goes last: until here a crash leaves it for the next daemon.
         yield DiskCall(partial(store.cold.unmark_pending_locked, session.id))
     except RedisUnavailable:
-        store.breaker.trip()
+        store.breaker_of(session.id).trip()
         raise
     # Under the lock: once it is free another thread may meet the next outage.
     store.outage_sessions.discard(session.id)

@@ -20,6 +20,8 @@ from lix_cache.session.reconcile import reconcile, take_over
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from lix_cache.hot.breaker import Breaker
+    from lix_cache.hot.scripts import Command
     from lix_cache.session.store import SessionStore
 
 __all__ = ["reconcile_all_pending"]
@@ -28,8 +30,8 @@ __all__ = ["reconcile_all_pending"]
 #: Sessions moved to disk together: their reads and trims share a round trip each.
 SESSIONS_AT_ONCE = 32
 
-#: Buckets listed and leased together: what is listed is moved soon after.
-BUCKETS_AT_ONCE = 16
+#: Of more buckets than this only one in so many is asked for idle sessions by a script.
+BY_SCRIPT_OF = 16
 
 #: How long one daemon keeps the others from looking for idle sessions too.
 LEASE_MS = 30_000
@@ -64,27 +66,75 @@ def offload_idle(store: SessionStore, idle_seconds: float, who: str | None = Non
     idle_ms = int(idle_seconds * 1000)
     silent: dict[int, LixCacheError] = {}
     # One batch for each node says which buckets have any.
-    listed = yield from _idle(store, dict.fromkeys(range(store.hot.keys.buckets), 0), idle_ms, silent)
-    buckets = list(listed)
-    for start in range(0, len(buckets), BUCKETS_AT_ONCE):
-        some = dict.fromkeys(buckets[start : start + BUCKETS_AT_ONCE], 0)
-        if start:
-            # Since then they may have been used.
-            listed = yield from _idle(store, some, idle_ms, silent)
-        listed = {bucket: listed[bucket] for bucket in some if bucket in listed}
+    counts = yield from _idle_counts(store, idle_ms, silent)
+    for some in _chunks(counts):
+        listed = yield from _idle_and_leased(store, dict.fromkeys(some, 0), idle_ms, who, silent)
         yield from _offload_listed(store, listed, idle_ms, who, total, silent)
     _note_silent(total, silent)
     store.count("evicted_sessions", total.sessions)
     return total
 
 
-def _idle(
-    store: SessionStore, passed: Mapping[int, int], idle_ms: int, silent: dict[int, LixCacheError]
-) -> Flow[dict[int, list[str]]]:
-    """List idle sessions of the buckets that have any, the first ones passed over."""
-    asked = {b: store.hot.idle(b, idle_ms, start, SESSIONS_AT_ONCE) for b, start in passed.items()}
+def _idle_counts(store: SessionStore, idle_ms: int, silent: dict[int, LixCacheError]) -> Flow[dict[int, int]]:
+    """Return for each bucket that has idle sessions how many, up to :data:`SESSIONS_AT_ONCE`.
+
+    A script for each of many buckets is most of the time of a round that finds nothing. So one server is
+    asked for its time, and the buckets without a script. What is moved is listed again by its own server's
+    clock. One that is ahead of the other would seem to have nothing idle: so some buckets, others at each
+    round, are asked by the script all the same.
+    """
+    hot = store.hot
+    buckets = by_script = range(hot.keys.buckets)
+    until: int | None = None
+    if len(buckets) > BY_SCRIPT_OF:
+        seconds, microseconds = yield RedisCall(("TIME",))
+        until = int(seconds) * 1000 + int(microseconds) // 1000 - idle_ms
+        by_script = range(store.new_nonce()[0] % BY_SCRIPT_OF, hot.keys.buckets, BY_SCRIPT_OF)
+    asked = {
+        b: hot.idle(b, idle_ms, 0, SESSIONS_AT_ONCE)
+        if until is None or b in by_script
+        else hot.used_until(b, until, SESSIONS_AT_ONCE)
+        for b in buckets
+    }
     replies = yield from ask_each(asked, silent)
-    return {b: [sid.decode("utf-8", "replace") for sid in reply] for b, reply in replies.items() if reply}
+    return {b: len(ids) for b, ids in replies.items() if ids}
+
+
+def _chunks(counts: Mapping[int, int]) -> Iterable[list[int]]:
+    """Group buckets whose idle sessions move together: they share the round trips."""
+    chunk: list[int] = []
+    room = SESSIONS_AT_ONCE
+    for bucket, count in counts.items():
+        if chunk and count > room:
+            yield chunk
+            chunk, room = [], SESSIONS_AT_ONCE
+        chunk.append(bucket)
+        room -= count
+    if chunk:
+        yield chunk
+
+
+def _idle_and_leased(
+    store: SessionStore,
+    passed: Mapping[int, int],
+    idle_ms: int,
+    who: str | None,
+    silent: dict[int, LixCacheError],
+) -> Flow[dict[int, list[str]]]:
+    """List idle sessions of the buckets whose lease is ours, the first ones passed over. One round trip."""
+    hot = store.hot
+    asked: dict[tuple[str, int], Command] = {}
+    if who is not None:
+        asked.update({("lease", b): hot.lease(b, who, LEASE_MS) for b in passed})
+    asked.update({("idle", b): hot.idle(b, idle_ms, start, SESSIONS_AT_ONCE) for b, start in passed.items()})
+    failed: dict[tuple[str, int], LixCacheError] = {}
+    replies = yield from ask_each(asked, failed)
+    silent.update({b: error for (_, b), error in failed.items()})
+    return {
+        b: [sid.decode("utf-8", "replace") for sid in ids]
+        for b in passed
+        if (ids := replies.get(("idle", b))) and (who is None or replies.get(("lease", b)))
+    }
 
 
 def _offload_listed(
@@ -98,11 +148,7 @@ def _offload_listed(
     """Move the idle sessions of some buckets: those that are listed, and those after them."""
     # Busy and failed sessions stay in the list, at its start: they are passed over.
     passed = dict.fromkeys(listed, 0)
-    before: dict[int, list[str]] = {}
     while listed:
-        leased = yield from _leased(store, listed, who, silent)
-        listed = {b: ids for b, ids in listed.items() if b in leased}
-        before, passed = listed, {b: passed[b] for b in listed}
         bucket_of = {sid: b for b, ids in listed.items() for sid in ids}
         for number, group in enumerate(_groups(bucket_of, SESSIONS_AT_ONCE)):
             if number:
@@ -114,9 +160,12 @@ def _offload_listed(
             _add_up(total, moved)
             for sid in (*moved.busy, *moved.failed):
                 passed[bucket_of[sid]] += 1
-        listed = yield from _idle(store, passed, idle_ms, silent)
+        before = listed
+        # Of a list that was not full there was no more.
+        more = {b: passed[b] for b, ids in listed.items() if len(ids) == SESSIONS_AT_ONCE}
+        listed = (yield from _idle_and_leased(store, more, idle_ms, who, silent)) if more else {}
         # What is listed again has just been used, or is no session: not now, not for ever.
-        listed = {b: ids for b, ids in listed.items() if ids != before.get(b)}
+        listed = {b: ids for b, ids in listed.items() if ids != before[b]}
 
 
 def _leased(
@@ -206,7 +255,11 @@ def clean_up(store: SessionStore, who: str | None = None) -> Flow[int]:
     expired: list[str] = yield DiskCall(partial(cold.expired_sessions, ttl_seconds, now), waits=True)
     expire = partial(cold.expire_locked, ttl_seconds=ttl_seconds, now=now, to_trash=trash_days > 0)
     moved = 0
+    away: set[Breaker] = set()
     for session_id in expired:
+        server = store.breaker_of(session_id)
+        if server in away:
+            continue
         try:
             lock = yield LockCall(partial(cold.try_lock, session_id))
             if lock is None:
@@ -223,6 +276,11 @@ def clean_up(store: SessionStore, who: str | None = None) -> Flow[int]:
                 lock.release()
         except ArchiveError as error:
             cold.note_not_expired(session_id, error)
+        except RedisUnavailable:
+            if store.endpoint.kind != "cluster":
+                raise
+            # A node: what the others have is looked at, and nothing waits for this one again.
+            away.add(server)
     yield DiskCall(partial(cold.empty_trash, now, trash_days))
     yield DiskCall(cold.tidy)
     # No window lives longer, so nothing older can come back.
@@ -231,11 +289,16 @@ def clean_up(store: SessionStore, who: str | None = None) -> Flow[int]:
 
 
 def hot_among(store: SessionStore, session_ids: Sequence[str], page: int = 500) -> Flow[set[str]]:
-    """Return those of the sessions that have a window in Redis."""
+    """Return those of the sessions that have a window in Redis, or whose server, of several, is away."""
     hot: set[str] = set()
     for group in _groups(session_ids, page):
-        lengths = yield RedisBatch(tuple(store.hot.length(session_id) for session_id in group))
-        hot.update(session_id for session_id, length in zip(group, lengths, strict=True) if length)
+        lengths = tuple(store.hot.length(session_id) for session_id in group)
+        replies = yield RedisBatch(lengths, errors_as_values=True)
+        for session_id, reply in zip(group, replies, strict=True):
+            if isinstance(reply, LixCacheError) and not isinstance(reply, RedisUnavailable):
+                raise reply
+            if reply:
+                hot.add(session_id)
     return hot
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
+from struct import Struct
 
 from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
@@ -15,7 +16,7 @@ from lix_cache.archive.facts import Extent
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig, SessionSettings
-from lix_cache.hot.breaker import Breaker
+from lix_cache.hot.breaker import Breaker, new_breaker
 from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.window import HotWindow
@@ -24,7 +25,7 @@ from lix_cache.session.health import ArchiveState
 from lix_cache.session.layout import Layout
 from lix_cache.storage.files import Files
 
-__all__ = ["Seen", "SeenSessions", "SessionStore", "StoreIdentity", "open_store"]
+__all__ = ["Entrusted", "Seen", "SeenSessions", "SessionStore", "StoreIdentity", "open_store"]
 
 _MOST_UNSETTLED = 1000
 #: Of the time for an answer, what a replica may take. The server must answer in time all the same.
@@ -41,6 +42,43 @@ class StoreIdentity:
     buckets: int
 
 
+class Entrusted:
+    """The newest messages of a session that this process added and that Redis alone has, as far as it knows.
+
+    Bytes, because a process may know thousands of sessions. Without a lock: what two threads do at one moment
+    may leave one of them out.
+    """
+
+    __slots__ = ("_records",)
+
+    _RECORD = Struct("<QQ6s")
+
+    def __init__(self) -> None:
+        self._records = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._records) // self._RECORD.size
+
+    def note(self, message_id: MessageId, nonce: bytes) -> None:
+        """Note a message that was added."""
+        self._records += self._RECORD.pack(*message_id, nonce)
+
+    def keep(self, most: int) -> None:
+        """Forget all but the newest so many."""
+        if len(self) > most:
+            del self._records[: -most * self._RECORD.size]
+
+    def take(self) -> dict[bytes, MessageId]:
+        """Return what there is, and forget it: each message is looked for by one thread."""
+        taken = bytes(self._records)
+        del self._records[: len(taken)]
+        return {nonce: MessageId(ms, seq) for ms, seq, nonce in self._RECORD.iter_unpack(taken)}
+
+    def put_back(self, messages: Mapping[bytes, MessageId]) -> None:
+        """Note messages again, before those that were added since."""
+        self._records[:0] = b"".join(self._RECORD.pack(*given, nonce) for nonce, given in messages.items())
+
+
 @dataclass
 class Seen:
     """What this process knows of a session, to be compared with what Redis says.
@@ -54,6 +92,7 @@ class Seen:
         deleted: messages up to here are gone.
         forgotten, contested, repeats: see Extent.
         unsettled: nonces of adds that were not answered: they may be carried out at any time.
+        entrusted: what it added and Redis may lose.
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
         taken_over: messages of the old package were moved.
@@ -68,6 +107,7 @@ class Seen:
     contested: Mapping[bytes, MessageId] = field(default_factory=dict)
     repeats: frozenset[bytes] = frozenset()
     unsettled: set[bytes] = field(default_factory=set)
+    entrusted: Entrusted = field(default_factory=Entrusted)
     opened: int = 0
     compared: int = 0
     taken_over: bool = False
@@ -141,8 +181,8 @@ class SessionStore:
         hot: commands on windows.
         cold: the archive, as flows see it.
         archive: the same archive, as applications see it.
-        breaker: whether Redis was gone a moment ago.
-        replicas: whether no replica had a message a moment ago.
+        breaker: whether Redis was gone a moment ago; see :meth:`breaker_of`.
+        replicas: whether no replica had a message a moment ago; of each server by itself, too.
         archive_state: whether the archive takes what is written.
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
@@ -171,12 +211,20 @@ class SessionStore:
     last_error: str | None = None
     new_nonce: Callable[[], bytes] = lambda: os.urandom(NONCE_BYTES)
 
-    @property
-    def replica_ms(self) -> int | None:
-        """How long an add waits for a replica; None for not at all."""
+    def breaker_of(self, session_id: str) -> Breaker:
+        """Return the breaker of the server that a session is on: of several each has its own."""
+        return self.breaker.of(self.hot.keys.window(session_id))
+
+    def replicas_of(self, session_id: str) -> Breaker:
+        """Return whether no replica of a session's server had a message a moment ago."""
+        return self.replicas.of(self.hot.keys.window(session_id))
+
+    def replica_ms(self, session_id: str) -> int | None:
+        """Return how long an add waits for a replica; None for not at all."""
         if self.settings.durability != "replica":
             return None
-        return 1 if self.replicas.is_open else int(self.endpoint.timeout * 1000 * _SHARE_OF_REPLICAS)
+        is_late = self.replicas_of(session_id).is_open
+        return 1 if is_late else int(self.endpoint.timeout * 1000 * _SHARE_OF_REPLICAS)
 
     @property
     def identity(self) -> StoreIdentity:
@@ -255,8 +303,8 @@ def open_store(
         ),
         cold=archive.store,
         archive=archive,
-        breaker=Breaker(redis.retry_seconds, clock),
-        replicas=Breaker(redis.retry_seconds, clock),
+        breaker=new_breaker(endpoint, redis.retry_seconds, clock),
+        replicas=new_breaker(endpoint, redis.retry_seconds, clock),
         clock=clock,
         # The old package knew no clusters.
         layout=Layout(meets_old=endpoint.kind != "cluster"),

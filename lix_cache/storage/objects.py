@@ -1,158 +1,314 @@
-"""Whole objects by name, in a folder or in an object store. For what is written once and read as a whole.
+"""Whole objects by name: in an object store, through obstore, or in a local folder.
 
-A put replaces all of an object or nothing of it, and what it put is there when it returns.
+A put replaces all of an object or nothing of it, and what it put is durable when it returns.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
+from urllib.parse import unquote
 
 from lix_cache.errors import ArchiveUnavailable, ConfigError, MissingExtra
 from lix_cache.storage.files import Files
 from lix_cache.storage.opening import try_folder
 
-__all__ = ["FolderObjects", "Objects", "RemoteObjects", "objects_at", "try_place"]
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
-_URL = re.compile(r"(?:s3|s3a|gs|az|adl|abfss?|azure|https?|file)://")
-_NEW = ".new"
-_RETRY_SECONDS = 30
+__all__ = ["Bucket", "FolderBucket", "Listed", "ObjectBucket", "bucket_at", "open_bucket", "try_place"]
+
+T = TypeVar("T")
+
+#: No try is repeated after it: the object store is away.
+_RETRY_SECONDS = 20
+#: A file without a name of its own that is older was left by a process that died.
+_ORPHAN_SECONDS = 86_400.0
+_UNNAMED = ".tmp"
+_SCHEMES = ("s3://", "gs://", "az://", "azure://", "abfs://", "abfss://", "https://", "file://")
 
 
-class Objects(Protocol):
-    """Where objects are. All methods block.
+class Listed(NamedTuple):
+    """An object in a listing.
 
-    Raises:
-        ArchiveUnavailable: from all of them: the place does not answer, or refuses.
+    Attributes:
+        name: below the root.
+        size: bytes.
+        modified: Unix seconds, by the store's clock.
     """
 
-    def get(self, name: str) -> bytes | None:
-        """Return an object; None if there is none."""
-        ...
+    name: str
+    size: int
+    modified: float
+
+
+class Bucket(Protocol):
+    """Objects below one root. Every method raises ArchiveUnavailable where the store refuses or is away.
+
+    Attributes:
+        location: names the root: two buckets of one location have the same objects.
+        requests: how many were sent, by ``get``, ``put``, ``delete`` and ``list``.
+    """
+
+    location: str
+    requests: Counter[str]
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
+        """Return an object or a part of it, which may be shorter than asked for; None if there is none."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Put an object, durably, if there is none of the name; else return False.
+
+        Where the answer is lost it may say False of an own object.
+        """
 
     def put(self, name: str, data: bytes) -> None:
-        """Store an object, in the place of an older one."""
-        ...
-
-    def names(self) -> list[str]:
-        """Return the names of all objects."""
-        ...
+        """Put an object, durably, in the place of another or none."""
 
     def remove(self, name: str) -> None:
-        """Remove an object, if it is there."""
-        ...
+        """Remove an object; harmless if there is none."""
+
+    def modified(self, name: str) -> float | None:
+        """Return when an object was put, in Unix seconds by the store's clock; None if there is none."""
+
+    def names(self, start: str, after: str = "") -> Iterator[Listed]:
+        """Yield the objects below ``start`` (empty, or ends in ``/``) with names larger than ``after``."""
 
 
-def objects_at(place: str) -> Objects:
-    """Return what stores objects: a folder, or a URL such as ``s3://bucket/path`` (extra ``object-store``).
+class ObjectBucket:
+    """A bucket of S3, GCS, Azure, R2 or whatever else obstore speaks to. See :class:`Bucket`.
 
-    Raises:
-        ConfigError: the URL makes no sense.
-        MissingExtra: ``obstore`` is not installed.
+    Args:
+        store: of obstore.
+        root: what all names begin with.
+        location: names the bucket and the root.
     """
-    if _URL.match(place):
-        return RemoteObjects(place)
-    if "://" in place:
-        raise ConfigError("an object store is named by s3://, gs://, az:// or file://, a folder by its path")
-    return FolderObjects(os.path.expanduser(place))
+
+    def __init__(self, store: ObjectStore, root: str, location: str) -> None:
+        self.location = location
+        self.requests: Counter[str] = Counter()
+        self._store = store
+        self._root = root.strip("/") + "/" if root.strip("/") else ""
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
+        import obstore
+
+        options: Any = None if length is None and not start else {"range": {"offset": start}}
+        if length is not None:
+            options = {"range": (start, start + length)}
+
+        def read() -> bytes:
+            return bytes(obstore.get(self._store, self._root + name, options=options).bytes())
+
+        try:
+            return self._sent("get", name, read)
+        except FileNotFoundError:
+            return None
+
+    def create(self, name: str, data: bytes) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        def put() -> bool:
+            try:
+                obstore.put(self._store, self._root + name, data, mode="create", use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                return False
+            return True
+
+        return self._sent("put", name, put)
+
+    def put(self, name: str, data: bytes) -> None:
+        import obstore
+
+        self._sent(
+            "put", name, lambda: obstore.put(self._store, self._root + name, data, use_multipart=False)
+        )
+
+    def remove(self, name: str) -> None:
+        import obstore
+
+        try:
+            self._sent("delete", name, lambda: obstore.delete(self._store, self._root + name))
+        except FileNotFoundError:
+            return
+
+    def modified(self, name: str) -> float | None:
+        import obstore
+
+        try:
+            found = self._sent("get", name, lambda: obstore.head(self._store, self._root + name))
+        except FileNotFoundError:
+            return None
+        return found["last_modified"].timestamp()
+
+    def names(self, start: str, after: str = "") -> Iterator[Listed]:
+        import obstore
+
+        root = self._root + start
+        offset = self._root + after if after else None
+
+        def listed() -> list[list[Any]]:
+            # By pages of a thousand, each a request.
+            return list(obstore.list(self._store, root, offset=offset, chunk_size=1000))
+
+        pages = self._sent("list", start, listed)
+        self.requests["list"] += max(0, len(pages) - 1)
+        for page in pages:
+            for one in page:
+                yield Listed(one["path"][len(self._root) :], one["size"], one["last_modified"].timestamp())
+
+    def _sent(self, kind: str, name: str, call: Callable[[], T]) -> T:
+        from obstore.exceptions import BaseError
+
+        self.requests.update((kind,))
+        try:
+            return call()
+        except FileNotFoundError:
+            raise
+        except (BaseError, OSError) as error:
+            _refused(error, kind, name)
+
+
+def _refused(error: Exception, kind: str, name: str) -> NoReturn:
+    # Not its words: they may hold what was sent, with a signature or a token.
+    status = re.search(r"\b(?:status|code|error)\D{0,20}?([45]\d\d)\b", str(error), re.IGNORECASE)
+    said = f" ({status[1]})" if status else ""
+    raise ArchiveUnavailable(
+        f"the object store did not {kind} {name!r}: {type(error).__name__}{said}; look at its URL, "
+        "at the credentials in the environment, and at whether the store can be reached"
+    ) from None
+
+
+class FolderBucket:
+    """A bucket that is a local folder, for one machine or a shared file system. See :class:`Bucket`.
+
+    obstore's own does not sync what it writes.
+    """
+
+    def __init__(self, folder: str, files: Files | None = None) -> None:
+        self.location = "file://" + os.path.abspath(folder)
+        self.requests: Counter[str] = Counter()
+        self._folder = os.path.abspath(folder)
+        self._files = files or Files()
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._folder, *name.split("/"))
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
+        self.requests.update(("get",))
+        if length is None and not start:
+            return self._files.read(self._path(name))
+        return self._files.read_at(self._path(name), start, (1 << 40) if length is None else length)
+
+    def _written(self, name: str, data: bytes) -> tuple[str, str, str]:
+        self.requests.update(("put",))
+        path = self._path(name)
+        folder = os.path.dirname(path)
+        self._files.make_folder(folder)
+        temporary = os.path.join(folder, f".{uuid.uuid4().hex}{_UNNAMED}")
+        self._files.write_synced(temporary, data)
+        return temporary, path, folder
+
+    def create(self, name: str, data: bytes) -> bool:
+        temporary, path, folder = self._written(name, data)
+        # Synced before it has the name, which it gets only if no other file has it.
+        is_new = self._files.name_new(temporary, path)
+        self._files.sync_folder(folder)
+        self._files.remove(temporary)
+        return is_new
+
+    def put(self, name: str, data: bytes) -> None:
+        temporary, path, folder = self._written(name, data)
+        self._files.rename(temporary, path)
+        self._files.sync_folder(folder)
+
+    def remove(self, name: str) -> None:
+        self.requests.update(("delete",))
+        self._files.remove(self._path(name))
+
+    def modified(self, name: str) -> float | None:
+        self.requests.update(("get",))
+        return self._files.modified(self._path(name))
+
+    def names(self, start: str, after: str = "") -> Iterator[Listed]:
+        self.requests.update(("list",))
+        folder = self._path(start.rstrip("/"))
+        for own in sorted(self._files.names(folder)):
+            name, path = start + own, os.path.join(folder, own)
+            is_unnamed = own.startswith(".") and own.endswith(_UNNAMED)
+            # Of the others no time is asked for: a folder may have very many.
+            modified = self._files.modified(path) if is_unnamed or name > after else None
+            if modified is None:
+                continue
+            if not is_unnamed:
+                yield Listed(name, 0, modified)
+            elif modified < time.time() - _ORPHAN_SECONDS:
+                self._files.remove(path)
+
+
+def bucket_at(place: str) -> Bucket:
+    """Return the bucket of a folder, or of a URL as :func:`open_bucket` takes it.
+
+    Raises: as :func:`open_bucket`.
+    """
+    return open_bucket(place) if "://" in place else FolderBucket(os.path.expanduser(place))
 
 
 def try_place(place: str, name: str) -> None:
     """Try to put an object, and leave nothing behind.
 
     Args:
-        place: see :func:`objects_at`.
+        place: see :func:`bucket_at`.
         name: of the object, which no other one has.
 
     Raises:
         ArchiveUnavailable: it cannot be put, or not be removed.
-        ConfigError, MissingExtra: see :func:`objects_at`.
+        ConfigError, MissingExtra: see :func:`open_bucket`.
     """
-    objects = objects_at(place)
-    if isinstance(objects, FolderObjects) or place.startswith("file://"):
-        folder = unquote(urlsplit(place).path) if place.startswith("file://") else os.path.expanduser(place)
-        try_folder(folder)
+    bucket = bucket_at(place)
+    if isinstance(bucket, FolderBucket):
+        try_folder(bucket.location.removeprefix("file://"))
         return
-    objects.put(name, b"")
-    objects.remove(name)
+    bucket.put(name, b"")
+    bucket.remove(name)
 
 
-class FolderObjects:
-    """Objects as files of one folder, made when the first one is put."""
+def open_bucket(url: str, files: Files | None = None) -> Bucket:
+    """Open the bucket of a URL. Nothing is sent.
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._files = Files()
+    Args:
+        url: ``s3://bucket/prefix``, ``gs://…``, ``az://…``, ``https://…`` of one of them, or ``file:///folder``.
+            Credentials, region and endpoint come from the environment, as the providers' own tools read it.
+        files: the file system, for ``file://``.
 
-    def get(self, name: str) -> bytes | None:
-        return self._files.read(f"{self._folder}/{name}")
-
-    def put(self, name: str, data: bytes) -> None:
-        path = f"{self._folder}/{name}"
-        self._files.make_folder(self._folder)
-        # Whole on disk before it has its name, and its name on disk before this returns.
-        self._files.write_synced(path + _NEW, data)
-        self._files.rename(path + _NEW, path)
-        self._files.sync_folder(self._folder)
-
-    def names(self) -> list[str]:
-        return list(self._files.names(self._folder))
-
-    def remove(self, name: str) -> None:
-        self._files.remove(f"{self._folder}/{name}")
-
-
-class RemoteObjects:
-    """Objects in a store of S3's, Google's or Azure's kind. Credentials come from their usual variables."""
-
-    def __init__(self, url: str) -> None:
-        try:
-            import obstore
-            from obstore.store import from_url
-        except ImportError:
-            raise MissingExtra("obstore", "object-store", "an object store") from None
-        self._api: Any = obstore
-        try:
-            # No options of its client: they would take the place of what its variables say, all of them.
-            retries = {"max_retries": 3, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)}
-            more: dict[str, Any] = {} if url.startswith("file://") else {"retry_config": retries}
-            self._store: Any = from_url(url, **more)
-        except Exception as error:  # noqa: BLE001 - its kinds are its own; its text may quote credentials
-            raise ConfigError(f"the object store cannot be used ({type(error).__name__})") from None
-
-    def get(self, name: str) -> bytes | None:
-        try:
-            return bytes(self._api.get(self._store, name).bytes())
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # noqa: BLE001
-            raise _unavailable("reading", error) from None
-
-    def put(self, name: str, data: bytes) -> None:
-        try:
-            self._api.put(self._store, name, data)
-        except Exception as error:  # noqa: BLE001
-            raise _unavailable("writing", error) from None
-
-    def names(self) -> list[str]:
-        try:
-            return [str(one["path"]) for some in self._api.list(self._store) for one in some]
-        except FileNotFoundError:
-            return []
-        except Exception as error:  # noqa: BLE001
-            raise _unavailable("listing", error) from None
-
-    def remove(self, name: str) -> None:
-        try:
-            self._api.delete(self._store, name)
-        except FileNotFoundError:
-            return
-        except Exception as error:  # noqa: BLE001
-            raise _unavailable("removing", error) from None
-
-
-def _unavailable(what: str, error: Exception) -> ArchiveUnavailable:
-    return ArchiveUnavailable(f"the object store failed at {what} ({type(error).__name__})")
+    Raises:
+        ConfigError: no such URL.
+        MissingExtra: obstore is not installed.
+    """
+    if not url.startswith(_SCHEMES):
+        raise ConfigError(f"an object store is named by a URL ({', '.join(_SCHEMES)}), a folder by its path")
+    scheme, _, rest = url.partition("://")
+    if "@" in rest.partition("/")[0] or "?" in rest:
+        raise ConfigError("the URL of an object store holds no credentials and no parameters: they come from "
+                          "the environment")  # fmt: skip
+    if scheme == "file":
+        return FolderBucket(unquote(rest), files)
+    try:
+        import obstore.store
+    except ImportError:
+        raise MissingExtra("obstore", "object-store", "an object store") from None
+    retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)}
+    bucket, _, root = rest.strip("/").partition("/") if scheme != "https" else (rest, "", "")
+    try:
+        # No options of its client: they would take the place of what the environment says, all of them.
+        store = obstore.store.from_url(f"{scheme}://{bucket}", retry_config=retry)
+    except Exception as error:  # noqa: BLE001 - of whatever kind: it is about the settings; its text may quote them
+        raise ConfigError(f"the object store cannot be used: {type(error).__name__}") from None
+    return ObjectBucket(store, root, url.rstrip("/"))

@@ -518,6 +518,29 @@ class ColdTierContract:
         assert make().look("s").deleted == ZERO_ID
 
     @pytest.mark.promise("no-loss")
+    @pytest.mark.parametrize("bundle", [False, True])
+    def test_many_sessions_are_compacted_beside_what_is_in_use(self, make: Make, bundle: bool) -> None:
+        names = [f"s{n}" for n in range(6)]
+        for name in names:
+            for number in range(3):
+                append(make(), turn(number, f"{name} {number}"), session_id=name)
+        tier = make()
+        before = {name: tier.turns(name) for name in names}
+        wanted = {"idle_seconds": 0, "bundle": bundle}
+        with holding(make(), "s2"):
+            dry = dict(tier.compact_many([*names, "nobody"], **wanted, dry_run=True))
+            assert {name: make().turns(name) for name in names} == before
+            found = dict(tier.compact_many([*names, "nobody"], **wanted))
+        assert found == dry
+        assert [name for name, done in found.items() if done.is_changed] == ["s0", "s1", "s3", "s4", "s5"]
+        assert [name for name, done in found.items() if done.is_active] == ["s2"]
+        assert {name: make().turns(name) for name in names} == before
+        recent = dict(make().compact_many(names, idle_seconds=3600, bundle=bundle))
+        assert not any(done.is_changed for done in recent.values())
+        for name in names:
+            assert append(make(), *before[name], turn(9), session_id=name) == 1
+
+    @pytest.mark.promise("no-loss")
     def test_compaction_keeps_every_message(self, make: Make) -> None:
         tier = make()
         for n in range(6):

@@ -79,7 +79,7 @@ SCOPE_KEYS = AnswerKeys._fields[:10]
 
 
 def keys_of(raw: redis.Redis, config: CacheConfig, name: str) -> list[bytes]:
-    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{0}}:ans:{name}:*"))
+    return sorted(raw.scan_iter(f"{config.redis_key_prefix}:{{*}}:ans:{name}:*"))
 
 
 # -- hit, miss, and why --------------------------------------------------------------------

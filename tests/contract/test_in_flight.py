@@ -27,6 +27,7 @@ from lix_cache import (
 )
 from lix_cache.hot.clients import close_async_redis_clients
 from tests.support import CountingProxy, RedisServer
+from tests.support.redis_server import nowhere
 from tests.support.semantic import Joins, note_joins
 from tests.support.waiting import until
 
@@ -332,7 +333,7 @@ async def test_a_call_is_two_trips_to_begin_and_two_to_end(lab: Lab) -> None:
 
 @contract
 async def test_without_redis_a_call_begins_where_that_is_a_miss(lab: Lab) -> None:
-    away = lab.config.replace(redis_port=1)
+    away = nowhere(lab.config)
     with pytest.raises(RedisUnavailable):
         await lab.do(lab.cache(config=away).begin, Q)
     cache = lab.cache(config=away.replace(on_cache_error="miss"))
@@ -657,7 +658,7 @@ async def test_streams_and_whole_answers_of_one_name_do_not_mix(lab: Lab) -> Non
 @pytest.mark.parametrize("run_on_error", [True, False])
 def test_a_function_that_yields_runs_without_redis(lab: Any, run_on_error: bool) -> None:
     async def test(lab: Lab) -> None:
-        cache = lab.cache(config=lab.config.replace(redis_port=1))
+        cache = lab.cache(config=nowhere(lab.config))
         ask = streaming(lab, cache, run_on_error=run_on_error)
         if run_on_error:
             assert await lab.all(ask(Q)) == EVENTS
@@ -672,7 +673,7 @@ def test_a_function_that_yields_runs_without_redis(lab: Any, run_on_error: bool)
 @contract
 async def test_redis_lost_under_way_loses_no_answer(lab: Lab) -> None:
     with RedisServer() as own_redis:
-        config = lab.config.replace(redis_port=own_redis.port)
+        config = lab.config.replace(redis_port=own_redis.port, redis_url=None)
         cache = lab.cache(config=config)
         call = await lab.do(cache.begin, Q)
         other = await lab.do(cache.begin, "a stream")
@@ -691,7 +692,10 @@ async def test_redis_lost_under_way_loses_no_answer(lab: Lab) -> None:
 async def test_who_comes_next_does_not_wait_for_a_call_that_ended_while_redis_hung(lab: Lab) -> None:
     with RedisServer() as own_redis:
         config = lab.config.replace(
-            redis_port=own_redis.port, redis_socket_timeout=1.0, redis_retry_seconds=0.05
+            redis_port=own_redis.port,
+            redis_url=None,
+            redis_socket_timeout=1.0,
+            redis_retry_seconds=0.05,
         )
         cache = lab.cache(config=config)
         call = await lab.do(cache.begin, Q)

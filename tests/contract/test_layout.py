@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from lix_cache import HybridConversationCache, StoreAdmin
 from lix_cache.config import CacheConfig
@@ -18,7 +17,7 @@ from lix_cache.errors import ArchiveMismatch, ArchiveUnavailable, LayoutMismatch
 from lix_cache.session.evictor import Evictor
 from lix_cache.session.layout import Layout
 from lix_cache.session.store import open_store
-from tests.support import CountingProxy
+from tests.support import CountingProxy, RedisServer
 from tests.support.lab import Process
 from tests.support.sessions import batch, said
 from tests.support.twins import ManualClock, Twins
@@ -121,10 +120,12 @@ def test_every_door_refuses_another_number(
     assert said(first.get_full()) == ([] if is_empty else ["there"])
 
 
-def test_the_archive_remembers_when_redis_forgets(redis_config: CacheConfig) -> None:
+def test_the_archive_remembers_when_redis_forgets(
+    redis_config: CacheConfig, redis_server: RedisServer
+) -> None:
     one = opened(redis_config, redis_buckets=4)
     one.add_message("user", "there")
-    key, redis = one._store.hot.keys.layout(), one._drive.client
+    key, redis = one._store.hot.keys.layout(), redis_server.client(db=2)
     redis.delete(key)
     with pytest.raises(LayoutMismatch, match="the archive notes '4'"):
         opened(redis_config).get_context()
@@ -336,7 +337,7 @@ def test_a_copy_of_the_folder_is_noticed(
 
 @pytest.mark.promise("no-loss")
 def test_machines_that_share_a_folder_take_turns(
-    redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+    redis_config: CacheConfig, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lix_cache.session.identity._TURN_SECONDS", 0)
     for number in range(6):
@@ -345,6 +346,6 @@ def test_machines_that_share_a_folder_take_turns(
         Evictor(open_store(redis_config)).run_once()
     assert said(opened(redis_config).get_full()) == [str(n) for n in range(6)]
     opened(redis_config).clear()
-    with redis.Redis(port=redis_config.redis_port, db=2) as client:
+    with redis_server.client(db=2) as client:
         assert client.delete(f"{redis_config.redis_key_prefix}:{{0}}:archive")
     assert len(opened(redis_config).get_full()) == 6, "Redis lost its memory"

@@ -29,6 +29,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.messages.session_key import stored_id
 from tests.support import RedisServer
 from tests.support.meaning import Meanings, mix
+from tests.support.redis_server import nowhere
 from tests.support.sessions import said
 from tests.support.twins import Twins
 
@@ -181,7 +182,7 @@ def test_one_evictor_serves_all_namespaces(config: CacheConfig, buckets: int) ->
 def test_messages_of_an_outage_come_back_to_their_own_namespace(
     config: CacheConfig, redis_server: RedisServer
 ) -> None:
-    away = config.replace(redis_port=1, redis_retry_seconds=60)
+    away = nowhere(config, redis_retry_seconds=60)
     sessions: list[Session] = ["x", SessionKey("acme", "x"), SessionKey("other", "x"), "\x1facme\x1fx"]
     for number, session in enumerate(sessions):
         HybridConversationCache(session, away).add_message("user", f"outage {number}")
@@ -471,7 +472,7 @@ def test_a_namespace_is_deleted_wherever_its_sessions_are_and_nothing_else(
     archive = ConversationArchive(config.archive_dir, 1e-9)
     time.sleep(0.01)
     assert archive.cleanup_expired(keep=lambda session: session != mine[3]) == 1
-    HybridConversationCache(mine[4], config.replace(redis_port=1)).add_message("user", "while it was away")
+    HybridConversationCache(mine[4], nowhere(config)).add_message("user", "while it was away")
 
     done = StoreAdmin(config).delete_namespace(namespace)
     is_digest = path.name.startswith("~")

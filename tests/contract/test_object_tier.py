@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from lix_cache.archive.cold_tier import ColdTier
-from lix_cache.archive.objects.bucket import Bucket, FolderBucket, ObjectBucket
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.errors import ArchiveUnavailable
+from lix_cache.storage.objects import Bucket, FolderBucket, ObjectBucket
 from tests.contract.cold_tier import ColdTierContract, Make, Refusing
 from tests.support.s3_server import S3, moto_server, radosgw_server
 

@@ -33,7 +33,7 @@ from lix_cache.hot import breaker as breaker_module
 from lix_cache.hot.keys import Keys
 from lix_cache.messages.session_key import stored_id
 from tests.support import CountingProxy, RedisServer
-from tests.support.redis_server import free_port, wait_until
+from tests.support.redis_server import nowhere, wait_until
 from tests.support.twins import ManualClock, Twins
 
 DIM = 8
@@ -903,10 +903,6 @@ def test_responses_whose_vectors_are_gone_do_not_stay(
 
 
 # -- trouble with Redis --------------------------------------------------------------------
-
-
-def nowhere(redis_config: CacheConfig, **changes: Any) -> CacheConfig:
-    return redis_config.replace(redis_port=free_port(), **changes)
 
 
 @pytest.mark.promise("no-false-empty")

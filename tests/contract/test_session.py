@@ -411,9 +411,9 @@ def test_smart_context_finds_a_message_wherever_it_is(
         cache.clear()
         say(cache, "after")
     elif first:
-        cache.evictor.store.breaker.trip()
+        cache.evictor.store.breaker_of(cache.session_id).trip()
         cache.add_message("user", "My order number is 4711.", embedding=embedding)
-        cache.evictor.store.breaker.reset()
+        cache.evictor.store.breaker_of(cache.session_id).reset()
         say(cache, *numbered(5))
     found = cache.smart_context("which order number", embedding, recent_k=2, disk_k=1)
     assert said(found["relevant"]) == ["My order number is 4711."]

@@ -15,6 +15,7 @@ from lix_cache.errors import ArchiveUnavailable, ConfigError, InvalidInput, Inva
 from lix_cache.hot import scripts
 from lix_cache.messages.keyed import nonce_of, tag_of
 from tests.support import RedisServer
+from tests.support.redis_server import nowhere
 from tests.support.sessions import batch, said
 from tests.support.twins import Twins
 
@@ -208,8 +209,10 @@ def test_a_batch_that_the_disk_refuses_is_taken_back_whole_with_its_keys(
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_without_redis_a_batch_goes_to_the_archive_once(open_cache: Callable[..., Any], keyed: bool) -> None:
-    away = open_cache(redis_host="127.0.0.1", redis_port=1, redis_url=None)
+def test_without_redis_a_batch_goes_to_the_archive_once(
+    twins: Twins, config: CacheConfig, open_cache: Callable[..., Any], keyed: bool
+) -> None:
+    away = twins.make("HybridConversationCache", "s", nowhere(config))
     keys = ["1", "2"] if keyed else None
     first = away.add_messages(batch("a", "b"), keys=keys)
     assert first.added == 2

@@ -15,6 +15,7 @@ from lix_cache import RedisUnavailable, RevisionMismatch
 from lix_cache.config import CacheConfig
 from lix_cache.messages.turn import new_turn
 from tests.support import RedisServer
+from tests.support.redis_server import nowhere
 from tests.support.sessions import batch, said
 from tests.support.twins import ManualClock, Twins
 
@@ -43,9 +44,16 @@ def config(server: RedisServer, tmp_path: Path) -> CacheConfig:
 
 @pytest.fixture
 def open_cache(twins: Twins, config: CacheConfig) -> Open:
-    def make(kind: str = "HybridConversationCache", clock: ManualClock | None = None, **changes: Any) -> Any:
+    def make(
+        kind: str = "HybridConversationCache",
+        clock: ManualClock | None = None,
+        *,
+        reaches: bool = True,
+        **changes: Any,
+    ) -> Any:
         more = {} if clock is None else {"clock": clock}
-        return twins.make(kind, "s", config.replace(**changes), **more)
+        here = config if reaches else nowhere(config)
+        return twins.make(kind, "s", here.replace(**changes), **more)
 
     return make
 
@@ -58,12 +66,12 @@ def cache(open_cache: Open) -> Any:
 @pytest.fixture
 def away(open_cache: Open) -> Any:
     """Another process, which does not reach Redis."""
-    return open_cache(redis_host="127.0.0.1", redis_port=1, redis_url=None)
+    return open_cache(reaches=False)
 
 
 def back(cache: Any) -> None:
     """Have a process ask Redis again, as it does after ``redis_retry_seconds``."""
-    cache._session.store.breaker.reset()
+    cache._session.store.breaker_of("s").reset()
 
 
 @pytest.mark.parametrize("how", ["hangs", "is not asked"])
@@ -96,21 +104,17 @@ def test_no_process_gets_a_revision_without_redis(open_cache: Open, away: Any, d
     away.add_message("user", "x")
     with pytest.raises(RedisUnavailable):
         away.get_revision()
-    there = {"redis_host": "127.0.0.1", "redis_port": 1, "redis_url": None}
     with pytest.raises(RedisUnavailable):
-        open_cache("SessionContextWindow", **there).get_revision()
+        open_cache("SessionContextWindow", reaches=False).get_revision()
     with pytest.raises(RedisUnavailable):
-        open_cache("CacheCoordinator", **there).get_context_revision()
-
-
-AWAY = {"redis_host": "127.0.0.1", "redis_port": 1, "redis_url": None}
+        open_cache("CacheCoordinator", reaches=False).get_context_revision()
 
 
 @pytest.mark.parametrize("where", ["hot", "half", "cold"])
 def test_the_revision_tells_of_a_message_that_lands_below_the_last_one(
     cache: Any, open_cache: Open, where: str
 ) -> None:
-    behind = open_cache(clock=ManualClock(1_000_000_000.0), **AWAY)
+    behind = open_cache(clock=ManualClock(1_000_000_000.0), reaches=False)
     cache.add_message("user", "first")
     if where != "hot":
         cache.flush_to_disk()

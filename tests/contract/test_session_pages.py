@@ -12,6 +12,7 @@ from lix_cache.admin import SessionInfo, SessionPage
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError
 from tests.support import RedisServer
+from tests.support.redis_server import nowhere
 from tests.support.twins import ManualClock, Twins
 
 
@@ -65,6 +66,7 @@ def test_pages_list_each_session_once_the_last_used_first(
     )[: len(NAMES)]
     assert [info.last_use for info in found] == sorted((info.last_use for info in found), reverse=True)
     assert found == admin.sessions()
+    assert found[:limit] == admin.sessions(limit)
     assert found[0] == admin.session(NAMES[-1])
 
 
@@ -82,7 +84,7 @@ def test_a_session_is_not_later_on_disk_where_its_ids_are_ahead_of_the_server(
     admin: Any, config: CacheConfig
 ) -> None:
     ahead = ManualClock(time.time() + 30)
-    away = config.replace(redis_host="127.0.0.1", redis_port=1, redis_url=None)
+    away = nowhere(config)
     HybridConversationCache("a", away, clock=ahead).add_message("user", "one")
     cache = HybridConversationCache("a", config)
     cache.add_messages([{"role": "user", "content": "two"}] * 2)

@@ -27,7 +27,7 @@ from lix_cache.errors import (
 )
 from lix_cache.hot import breaker as breaker_module
 from tests.support import CountingProxy, RedisServer
-from tests.support.redis_server import free_port, wait_until
+from tests.support.redis_server import nowhere, wait_until
 from tests.support.twins import ManualClock, Twins
 
 URL = "https://example.org/page?q=1#top"
@@ -417,10 +417,6 @@ def test_a_key_of_another_type_is_an_error(twins: Twins, redis_config: CacheConf
 
 
 # -- trouble with Redis --------------------------------------------------------------------
-
-
-def nowhere(redis_config: CacheConfig, **changes: Any) -> CacheConfig:
-    return redis_config.replace(redis_port=free_port(), **changes)
 
 
 @pytest.mark.promise("no-false-empty")

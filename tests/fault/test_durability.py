@@ -16,10 +16,12 @@ from lix_cache.errors import ArchiveBusy, ArchiveUnavailable
 from lix_cache.hot.replies import Added
 from lix_cache.messages.turn import MessageId
 from lix_cache.session.add import _has_replica
+from lix_cache.session.base import Session
 from lix_cache.session.store import open_store
 from lix_cache.storage.files import Files
 from tests.support import RedisServer
 from tests.support.lab import Process
+from tests.support.redis_server import nowhere
 from tests.support.sessions import said
 from tests.support.twins import Twins
 
@@ -200,7 +202,7 @@ def test_a_full_disk_and_no_redis_is_an_error_and_not_a_message_forgotten(
     twins: Twins, config: CacheConfig
 ) -> None:
     files = Watched()
-    away = config.replace(redis_port=1, durability="redis", redis_retry_seconds=0)
+    away = nowhere(config, durability="redis", redis_retry_seconds=0)
     cache = twins.make("HybridConversationCache", "s", away, files=files)
     cache.add_message("user", "kept")
     files.refusing = {"append"}
@@ -266,8 +268,9 @@ def test_a_keyed_message_that_a_replica_has_is_known_to_be_there(
 
 def test_a_message_that_was_found_again_says_nothing_of_replicas(config: CacheConfig) -> None:
     store = open_store(config.replace(durability="replica"))
+    session = Session(store, "s", 4)
     found = Added((MessageId(1, 0),), 1)
-    assert not _has_replica(store, found)
-    assert not store.replicas.is_open, "no replica was waited for"
-    assert not _has_replica(store, found._replace(replicas=0))
-    assert store.replicas.is_open
+    assert not _has_replica(session, found)
+    assert not store.replicas_of("s").is_open, "no replica was waited for"
+    assert not _has_replica(session, found._replace(replicas=0))
+    assert store.replicas_of("s").is_open

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 
 import pytest
 
 from lix_cache._cached_property import cached_property
-from tests.support import RedisServer
+from lix_cache.config import CacheConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +52,7 @@ from lix_cache import (
     SemanticCache,
 )
 
-config = CacheConfig(redis_host="127.0.0.1", redis_port=PORT, redis_key_prefix=PREFIX, archive_dir=FOLDER)
+config = CacheConfig(**WHERE, redis_key_prefix=PREFIX, archive_dir=FOLDER)
 embedder = HashingEmbedder()
 
 
@@ -112,9 +111,10 @@ os._exit(bool(waiting))
 
 @pytest.mark.slow
 def test_a_forked_child_waits_for_no_lock_that_a_thread_of_its_parent_held(
-    redis_server: RedisServer, tmp_path: Path
+    redis_config: CacheConfig, tmp_path: Path
 ) -> None:
-    values = {"PORT": redis_server.port, "PREFIX": f"t{uuid.uuid4().hex}", "FOLDER": str(tmp_path)}
+    where = {name: getattr(redis_config, name) for name in ("redis_url", "redis_host", "redis_port")}
+    values = {"WHERE": where, "PREFIX": redis_config.redis_key_prefix, "FOLDER": str(tmp_path)}
     head = "".join(f"{name} = {value!r}\n" for name, value in values.items())
     done = subprocess.run(
         [sys.executable, "-c", head + SCRIPT],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ from typer.testing import CliRunner
 
 from lix_cache import ConfigError, ConversationArchive, HybridConversationCache, StoreAdmin
 from lix_cache.admin import copy_archive
+from lix_cache.archive.objects.base import LEASE_SECONDS
+from lix_cache.archive.objects.leases import held_at
+from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.cli.app import app
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ArchiveMismatch
+from lix_cache.errors import ArchiveMismatch, ArchiveUnavailable
 from lix_cache.messages.turn import ZERO_ID
+from lix_cache.storage.objects import FolderBucket
 from tests.contract.cold_tier import append, delete, holding, said, turn
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -96,6 +102,146 @@ def test_a_copy_while_the_source_is_in_use_misses_nothing_that_was_there(places:
     thread.join()
     copy_archive(*places)
     same(old, new)
+
+
+def shards_of(place: str) -> int | None:
+    store = ConversationArchive(place).store
+    note = store.identity() if isinstance(store, ObjectTier) else None
+    return None if note is None else note.shards
+
+
+#: From a folder, from one shard, from three: to a folder, and to other numbers of shards.
+WAYS = [(None, 4), (1, 3), (3, 2), (3, 1), (3, None), (2, 2)]
+
+
+@pytest.fixture(params=WAYS, ids=str)
+def ways(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str, int | None]:
+    """A source with sessions, a target that is not there yet, and the shards it is to have."""
+    of_old, of_new = request.param
+    old, new = (
+        str(tmp_path / name) if shards is None else f"file://{tmp_path}/{name}"
+        for name, shards in (("old", of_old), ("new", of_new))
+    )
+    if of_old is not None:
+        copy_archive(str(tmp_path / "nothing"), old, shards=of_old)
+    store = ConversationArchive(old).store
+    for number in range(9):
+        name = f"s{number}"
+        append(store, *(turn(n) for n in range(5)), session_id=name)
+        with holding(store, name):
+            store.clear_locked(name)
+        append(store, *(turn(n) for n in range(5, 8)), session_id=name)
+        with holding(store, name):
+            store.take_out_locked(name, [turn(6)])
+    return old, new, of_new
+
+
+def test_a_copy_has_the_shards_that_were_asked_for(ways: tuple[str, str, int | None]) -> None:
+    old, new, shards = ways
+    assert copy_archive(old, new, shards=shards).sessions == 9
+    same(ConversationArchive(old).store, ConversationArchive(new).store)
+    assert shards_of(new) == shards
+    assert copy_archive(old, new, shards=shards).sessions == 0
+    assert copy_archive(old, new).sessions == 0, "what is there is said once"
+
+
+def test_a_copy_has_as_many_shards_as_its_source(tmp_path: Path) -> None:
+    one, two, folder = (f"file://{tmp_path}/one", f"file://{tmp_path}/two", str(tmp_path / "folder"))
+    copy_archive(folder, one, shards=5)
+    copy_archive(one, two)
+    assert (shards_of(one), shards_of(two)) == (5, 5)
+
+
+@pytest.mark.parametrize("shards", [0, -1, 65_537, 1.5, "2", True])
+def test_shards_that_cannot_be_are_refused(tmp_path: Path, shards: Any) -> None:
+    with pytest.raises(ConfigError, match="shards"):
+        copy_archive(str(tmp_path / "a"), f"file://{tmp_path}/b", shards=shards)
+    assert not (tmp_path / "b").exists()
+
+
+def test_shards_never_change(tmp_path: Path) -> None:
+    folder, url = str(tmp_path / "a"), f"file://{tmp_path}/b"
+    ConversationArchive(folder).append_turn("s", {"role": "user", "content": "x"})
+    copy_archive(folder, url, shards=2)
+    for source, target, shards in ((folder, url, 3), (url, folder, 2)):
+        with pytest.raises(ConfigError, match="shards"):
+            copy_archive(source, target, shards=shards)
+    assert shards_of(url) == 2
+    words = ["archive", "copy", folder, f"file://{tmp_path}/c", "--shards", "7"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert shards_of(f"file://{tmp_path}/c") == 7
+
+
+class Died(BaseException):
+    """The process was killed."""
+
+
+def test_a_copy_that_dies_at_any_put_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways between two numbers of shards: no session doubled, none that is done begun anew."""
+    monkeypatch.setattr("lix_cache.archive.objects.base._LEASE_MARGIN", -LEASE_SECONDS)
+    old, new = f"file://{tmp_path}/old", f"file://{tmp_path}/new"
+    copy_archive(str(tmp_path / "nothing"), old, shards=3)
+    store = ConversationArchive(old).store
+    for name in ("a", "b"):
+        append(store, turn(0), turn(1), session_id=name)
+        with holding(store, name):
+            store.clear_locked(name)
+        append(store, turn(2), session_id=name)
+    put, left = FolderBucket.create, 0
+
+    def dying(bucket: FolderBucket, name: str, data: bytes) -> bool:
+        nonlocal left
+        if bucket.location == new:
+            left -= 1
+            if left == 0:
+                raise Died
+            if left < 0:
+                # Nothing more comes of a dead process, not the end of its lease either.
+                raise ArchiveUnavailable("dead")
+        return put(bucket, name, data)
+
+    for step in range(1, 100):
+        left = step
+        with monkeypatch.context() as patched:
+            patched.setattr(FolderBucket, "create", dying)
+            try:
+                copy_archive(old, new, shards=2)
+                break
+            except (Died, ArchiveUnavailable):
+                held_at(new)._holders.clear()
+        assert copy_archive(old, new, shards=2).failed == {}
+        same(store, ConversationArchive(new).store)
+        shutil.rmtree(tmp_path / "new")
+    assert step > 10, "every put was the last one once"
+
+
+@pytest.mark.parametrize("ways", [(None, 4), (3, 2), (3, None)], indirect=True, ids=str)
+def test_a_copy_that_is_killed_goes_on(
+    ways: tuple[str, str, int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the source is in use, and the copying process is killed when it has done a part."""
+    monkeypatch.setattr("lix_cache.archive.objects.base._LEASE_MARGIN", -LEASE_SECONDS)
+    old, new, shards = ways
+    script = (
+        "import sys; from lix_cache.admin import copy_archive\n"
+        "tell = lambda number, of: print(number, flush=True)\n"
+        f"copy_archive({old!r}, {new!r}, shards={shards}, on_progress=tell)"
+    )
+    store = ConversationArchive(old).store
+    for done in (3, 6):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        while process.stdout.readline().strip() not in (str(done), ""):
+            pass
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        for name in ("s0", "s8"):
+            append(store, turn(100 + done), session_id=name)
+    assert copy_archive(old, new, shards=shards).failed == {}
+    same(store, ConversationArchive(new).store)
+    assert copy_archive(old, new, shards=shards).messages == 0
 
 
 def test_a_store_moves_to_object_storage(redis_config: CacheConfig, tmp_path: Path) -> None:

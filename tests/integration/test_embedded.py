@@ -198,6 +198,7 @@ def test_it_keeps_everything_on_disk_and_forgets_nothing_for_room(folder: str) -
         "appendfsync": "everysec",
         "maxmemory": "0",
         "maxmemory-policy": "noeviction",
+        "lazyfree-lazy-expire": "yes",
         "databases": "16",
     }
     assert {name: settings[name] for name in wanted} == wanted

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from lix_cache import CacheConfig, HybridConversationCache
-from lix_cache.archive.objects.bucket import FolderBucket
 from lix_cache.archive.objects.frame_cache import FrameCache
 from lix_cache.archive.objects.records import Part
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.messages.turn import MessageId, Turn, new_turn, with_id
+from lix_cache.storage.objects import FolderBucket
+from tests.support.waiting import wait_until
 
 BUDGET = 1 << 20
 
@@ -102,6 +103,17 @@ def test_a_deletion_takes_it_away_and_age_does(tmp_path: Path) -> None:
         assert reader.delete_locked("s")
     assert kept(tmp_path) == []
     assert tier(tmp_path).turns("s") == []
+
+
+@pytest.mark.promise("no-leak")
+def test_what_others_deleted_goes_by_age_where_nothing_more_is_written(tmp_path: Path) -> None:
+    """The process that deletes removes what is on its own machine alone."""
+    filled(tmp_path)
+    old, other = kept(tmp_path)
+    os.utime(old, (0, 0))
+    cache = FrameCache(str(tmp_path / "cache"), BUDGET, 86_400, Counter())
+    cache.get("archive", 0, Part(99, 0, 10, 1, MessageId(1, 0), MessageId(1, 0)))
+    wait_until(lambda: kept(tmp_path) == [other], 60, "the sweep")
 
 
 def test_it_keeps_within_its_budget_and_drops_the_oldest(tmp_path: Path) -> None:

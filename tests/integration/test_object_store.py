@@ -21,8 +21,9 @@ from lix_cache import (
     SessionKey,
     StoreAdmin,
 )
-from lix_cache.archive.objects.bucket import open_bucket
+from lix_cache.admin import copy_archive
 from lix_cache.cli.app import app
+from lix_cache.storage.objects import open_bucket
 from tests.support.s3_server import S3, moto_server
 
 
@@ -118,6 +119,14 @@ def test_the_administration_and_the_commands_work_on_it(config: CacheConfig, tmp
         return result.stdout
 
     assert len(json.loads(run("verify", "--json"))["files"]) == 2
+    # A check that was stopped goes on behind what it named; a page where the one before ended.
+    assert [one["file"] for one in json.loads(run("verify", "--json", "--after", "a"))["files"]] == ["b"]
+    assert [check.file for check in admin.verify(after="b")] == []
+    page = admin.session_page(1)
+    assert [one.session_id for one in (*page.sessions, *admin.session_page(1, page.cursor).sessions)] == [
+        "b",
+        "a",
+    ]
     run("stats")
     exported = tmp_path / "out.jsonl"
     run("export", "--output", str(exported))
@@ -141,6 +150,36 @@ def test_an_archive_alone_works_on_it(tmp_path: Path) -> None:
     assert [one.is_intact for one in archive.verify_all()] == [True]
     assert archive.delete_session("s")
     assert archive.load_all("s") is None
+
+
+@pytest.mark.promise("no-loss")
+def test_small_sessions_of_an_archive_alone_share_objects(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/objects"
+    archive = ConversationArchive(url, session_ttl_days=3)
+    names = [f"user-{n}" for n in range(60)]
+    for name in names:
+        for n in range(2):
+            archive.append_turn(name, {"role": "user", "content": f"{name} says {n}"})
+    done = archive.compact(idle_seconds=0)
+    assert (done.files, done.compacted, done.frames_before, done.frames_after) == (60, 60, 120, 60)
+    assert archive.compact(idle_seconds=0).compacted == 0
+    archive.append_turn(names[7], {"role": "user", "content": "more"})
+    # What is left of a day later, by the store's clock.
+    archive.store.tidy()
+    for path in (tmp_path / "objects").rglob("0*.*"):
+        os.utime(path, (1, 1))
+    archive.store.tidy()
+    files = [path.stat().st_size for path in (tmp_path / "objects").rglob("*") if path.is_file()]
+    assert sum(-(-size // 4096) * 4096 for size in files) < 60 * 1024
+    late = ConversationArchive(url, session_ttl_days=3)
+    assert sorted(meta["session_id"] for meta in late.list_sessions()) == sorted(names)
+    assert said(late.load_all(names[7]) or []) == ["user-7 says 0", "user-7 says 1", "more"]
+    assert said(late.search_by_text(names[8], "says 1", 1)) == ["user-8 says 1"]
+    assert all(report.is_intact for report in late.verify_all())
+    assert late.delete_session(names[9])
+    assert late.load_all(names[9]) is None
+    copied = copy_archive(url, str(tmp_path / "folder"))
+    assert (copied.sessions, copied.messages) == (59, 119)
 
 
 @pytest.mark.slow

@@ -15,28 +15,49 @@ from tests.support.redis_cluster import RedisCluster, RedisSentinel
 
 _HERE = Path(__file__).parent
 
-#: Of these suites each test is in the sample, of the others one in so many.
+#: Of these suites each test is in the sample, of those below one in so many, of the others none.
 _WHOLE = ("test_session", "test_session_batches", "test_session_changes", "test_session_pages")
 _EVERY = 6
+#: Of their cases one in so many is run at all: what differs with several servers is how commands reach them.
+_CASES = {
+    **dict.fromkeys(("test_answers", "test_semantic", "test_urls", "test_in_flight"), 3),
+    **dict.fromkeys(("test_invalidated_meanwhile", "test_layout"), 3),
+    **dict.fromkeys(("test_batch_faults", "test_changes_faults", "test_durability"), 5),
+}
+_LONG = ("test_batch_faults", "test_changes_faults", "test_durability")
+_INHERITED = ("tests.contract", "tests.fault")
+#: About one server: its port, a server of the test's own, or sessions of the old package, which knew no more.
+_OF_ONE = {
+    "test_arguments_win_over_the_configuration",
+    "test_a_call_is_two_trips_to_begin_and_two_to_end",
+    "test_redis_lost_under_way_loses_no_answer",
+    "test_who_comes_next_does_not_wait_for_a_call_that_ended_while_redis_hung",
+    "test_a_live_session_of_the_old_package_is_of_no_namespace",
+}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what stands before one server; mark as exhaustive all but one case of an inherited test."""
+    """Leave out what stands before one server, and some cases; mark as exhaustive all but one of a test."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.path.parent == _HERE and "tests.contract" in item.function.__module__:
+        if item.path.parent == _HERE and item.function.__module__.startswith(_INHERITED):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    before_one = set()
+    left_out = set()
     for name, group in cases.items():
-        if {"proxy", "proxy_config"} & set(group[0].fixturenames):
-            before_one.update(group)
+        if {"proxy", "proxy_config"} & set(group[0].fixturenames) or group[0].originalname in _OF_ONE:
+            left_out.update(group)
         chosen = crc32(name.encode())
-        is_sampled = group[0].path.stem in _WHOLE or chosen % _EVERY == 0
+        stem = group[0].path.stem
+        is_sampled = stem in _WHOLE or (stem in _CASES and stem not in _LONG and chosen % _EVERY == 0)
+        every = _CASES.get(stem, 1)
         for number, item in enumerate(group):
+            # One of each test in any case.
+            if (number - chosen % len(group)) % every:
+                left_out.add(item)
             if not is_sampled or number != chosen % len(group):
                 item.add_marker("exhaustive")
-    items[:] = [item for item in items if item not in before_one]
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

@@ -108,6 +108,53 @@ def test_a_message_that_a_replica_has_outlives_its_master(servers: Any, config: 
         assert count > 0
 
 
+def test_what_no_replica_had_heard_of_is_counted(twins: Twins, servers: Any, config: CacheConfig) -> None:
+    if isinstance(servers, RedisSentinel):
+        pytest.skip("sentinels promote no replica that has been away")
+    master = servers.owner(slot_of(f"{{{0}}}"))
+    replica = next(s for s in servers.servers if is_replica(s) and leads(master, s))
+    config = config.replace(hot_window_size=50, redis_buckets=1)
+    users = [twins.make("HybridConversationCache", "s", config), HybridConversationCache("s", config)]
+    # A process that shares nothing with the others.
+    users.append(HybridConversationCache("s", config.replace(redis_socket_timeout=4)))
+    for number, user in enumerate(users):
+        user.add_message("user", f"kept {number}")
+    with master.client() as client:
+        # WAIT is for what its own connection wrote, and so for all before.
+        client.set("{0}mark", 1)
+        assert client.execute_command("WAIT", 1, 20_000) == 1
+    # A replica writes its file anew behind its first synchronisation: killed before, it forgets all.
+    wait_until(lambda: has_written_its_file(replica), what="the replica's file")
+    replica.kill()
+    for number, user in enumerate(users):
+        for i in range(number + 1):
+            user.add_message("user", f"gone {number} {i}")
+    master.kill()
+    replica.start()
+    wait_until(lambda: servers.owner(slot_of(f"{{{0}}}")) is replica, what="the replica")
+    servers.settle()
+    for number, user in enumerate(users):
+        user.add_message("user", f"after {number}")
+    counted = [user.get_stats()["counters"].get("lost_messages", 0) for user in users]
+    assert sum(counted) == 6
+    left = [*(f"kept {n}" for n in range(3)), *(f"after {n}" for n in range(3))]
+    assert [message["content"] for message in users[0].get_full()] == left
+    bring_back(servers, master)
+
+
+def has_written_its_file(server: Any) -> bool:
+    with server.client() as client:
+        found = client.info("persistence")
+    is_busy = found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"] or found["loading"]
+    return bool(found["aof_enabled"] and not is_busy and found["aof_last_bgrewrite_status"] == "ok")
+
+
+def leads(master: Any, server: Any) -> bool:
+    with server.client() as client:
+        client.response_callbacks.clear()
+        return f"master_port:{master.port}\r".encode() in client.execute_command("INFO replication")
+
+
 def test_without_a_replica_a_message_is_on_disk(twins: Twins, redis_server_alone: CacheConfig) -> None:
     config = redis_server_alone.replace(durability="replica", redis_socket_timeout=0.5)
     cache = twins.make("HybridConversationCache", "s", config)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import itertools
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,14 @@ import redis.exceptions as rx
 
 from lix_cache import HybridConversationCache, StoreAdmin
 from lix_cache.config import CacheConfig
+from lix_cache.drivers.aio import AsyncDriver
+from lix_cache.drivers.sync import SyncDriver
+from lix_cache.effects import Flow, RedisCall
+from lix_cache.errors import RedisError
+from lix_cache.hot.clients import close_async_redis_clients
+from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.slots import Node, slot_of
+from lix_cache.hot.window import HotWindow
 from lix_cache.session import rounds
 from lix_cache.session.evictor import Evictor
 from lix_cache.session.layout import StoreDriver
@@ -69,8 +80,37 @@ def test_a_round_without_work_asks_each_node_a_fixed_number_of_times(
     drive._each = lambda asks: (asked.append(len(asks)), each(asks))[1]  # type: ignore[method-assign]
     drive(rounds.spill_overflow(evictor.store))
     drive(rounds.offload_idle(evictor.store, 3600.0, "me"))
-    # For all 1,024 buckets.
-    assert asked == [3, 3]
+    # For all 1,024 buckets: what overflows; the time, of which any answer does; what is idle.
+    assert asked == [3, 3, 3]
+
+
+def test_what_is_idle_in_many_buckets_moves_together(config: CacheConfig) -> None:
+    use(config, 60)
+    evictor = Evictor(HybridConversationCache("s0", config)._store)
+    drive = evictor._driver()
+    asked: list[int] = []
+    each = drive._each
+    drive._each = lambda asks: (asked.append(len(asks)), each(asks))[1]  # type: ignore[method-assign]
+    assert drive(rounds.offload_idle(evictor.store, 0.0, "me")).sessions == 60
+    # Whatever the number of buckets: two batches of sessions, each listed with its leases, read, and trimmed.
+    groups = 2
+    assert len(asked) <= 2 + 3 * (groups + 1)
+
+
+def test_a_node_whose_clock_is_ahead_has_its_sessions_moved_too(
+    config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = use(config, 40)
+    store = HybridConversationCache("s0", config)._store
+    # By the time of another node none of them is idle.
+    monkeypatch.setattr(
+        HotWindow, "used_until", lambda self, bucket, *_: ("ZRANGEBYSCORE", self.keys.active(bucket), 1, 0)
+    )
+    turn = itertools.count()
+    store.new_nonce = lambda: bytes([next(turn) % 256])
+    moved = [StoreDriver(store)(rounds.offload_idle(store, 0.0)).sessions for _ in range(16)]
+    assert sum(moved) == len(names)
+    assert max(moved) < len(names)
 
 
 def away(drive: Any, dead: Node) -> None:
@@ -120,3 +160,49 @@ def test_the_administration_sees_the_whole_store(config: CacheConfig) -> None:
     assert sorted(found) == sorted(names)
     stats = admin.stats()
     assert (stats.hot_sessions, stats.hot_messages) == (30, 90)
+
+
+@pytest.mark.parametrize("trouble", ["new connection", "refused command"])
+@pytest.mark.parametrize("variant", ["sync", "async"])
+def test_what_an_error_came_through_is_free_at_once(config: CacheConfig, variant: str, trouble: str) -> None:
+    """A lock in one of these frames would be held until the garbage collector comes by."""
+
+    class Held:
+        pass
+
+    gone: list[Any] = []
+    store = HybridConversationCache("s", config)._store
+    key = store.hot.keys.window("s")
+    fence = 0 if trouble == "new connection" else None
+    words = ("HGET", key, "x", "y") if trouble == "refused command" else ("XLEN", key)
+
+    def flow() -> Flow[None]:
+        yield RedisCall(words, fence)
+
+    async def ask_async() -> None:
+        held = Held()
+        gone.append(weakref.ref(held))
+        await AsyncDriver(store.endpoint)(flow())
+
+    def ask() -> None:
+        held = Held()
+        gone.append(weakref.ref(held))
+        SyncDriver(store.endpoint)(flow())
+
+    async def main() -> None:
+        with pytest.raises((NewConnection, RedisError)):
+            await ask_async()
+        assert gone[-1]() is None
+        await close_async_redis_clients()
+
+    gc.disable()
+    try:
+        if variant == "async":
+            asyncio.run(main())
+            return
+        for _ in range(2):  # the map is read first, and is known then
+            with pytest.raises((NewConnection, RedisError)):
+                ask()
+            assert gone[-1]() is None
+    finally:
+        gc.enable()

@@ -104,3 +104,23 @@ def test_plain_cosine_is_a_special_case() -> None:
         found = decide(np.array([similarity, 0.905 - 0.01]), np.array([1, 2]), Thresholds(threshold=0.9))
         assert (found.index is not None) == hit
         assert found.similarity == pytest.approx(max(similarity, 0.895))
+
+
+@given(CANDIDATES, THRESHOLDS, st.data())
+def test_who_is_gone_has_no_say(candidates, thresholds, data) -> None:
+    is_gone = data.draw(st.lists(st.booleans(), min_size=len(candidates), max_size=len(candidates)))
+    answers = np.eye(5, dtype=np.float32)[[group for _, group in candidates]]
+    living = [row for row, gone in enumerate(is_gone) if not gone]
+    similarities = np.array([s / 100 for s, _ in candidates], dtype=np.float64)
+    groups = np.array([group + 10 * row * (row % 2) for row, (_, group) in enumerate(candidates)])
+    query = np.full(5, 0.4, dtype=np.float32)
+
+    def decide_among(similarities, rows):
+        return decide(similarities, groups[rows], thresholds, answers=answers[rows], query=query)
+
+    alone = decide_among(similarities[living], living)
+    among = decide_among(np.where(is_gone, -np.inf, similarities), list(range(len(candidates))))
+    assert replace(among, index=None, best=None) == replace(alone, index=None, best=None)
+    assert (among.best, among.index) == tuple(
+        None if at is None else living[at] for at in (alone.best, alone.index)
+    )

@@ -13,7 +13,7 @@ from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
-from lix_cache.effects import Effect, Flow, Sleep
+from lix_cache.effects import Effect, Flow, RedisCall, Sleep
 from lix_cache.hot.connections import NewConnection
 from lix_cache.messages.turn import Turn, new_turn
 from lix_cache.session import add as add_flow
@@ -101,10 +101,18 @@ class Process:
         return contents(self.archive.turns(self.session.id))
 
     def hot(self) -> int:
-        return int(self.drive.client.xlen(self.store.hot.keys.window(self.session.id)))
+        return int(self.ask("XLEN", self.store.hot.keys.window(self.session.id)))
+
+    def ask(self, *words: Any) -> Any:
+        """Send a command, wherever its key is."""
+        return self.drive(_answer(words))
 
     def flush(self) -> int:
         return self.drive(whole.flush(self.session))
+
+
+def _answer(words: tuple[Any, ...]) -> Flow[Any]:
+    return (yield RedisCall(words))
 
 
 @dataclass

@@ -12,10 +12,12 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import nlargest
 from typing import Any
 
-from lix_cache.archive.catalogue import Place, Wanted, after_place
+from lix_cache.archive.catalogue import Place, Wanted, placed
 from lix_cache.archive.changes import SessionStamp, changes_of
+from lix_cache.archive.compaction import one_by_one
 from lix_cache.archive.expiry import DAY, Now, is_expired
 from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
 from lix_cache.archive.identity import Known, local_id, newcomers
@@ -418,7 +420,9 @@ class ObjectTier:
     def by_last_use(
         self, count: int, *, after: Place | None = None, wanted: Wanted
     ) -> list[tuple[Place, SessionMetadata]]:
-        return after_place(self.all_metadata(), count, after, wanted)
+        every = ((placed(meta), meta) for meta in self.all_metadata() if wanted(meta.session_id))
+        rest = (one for one in every if after is None or one[0] < after)
+        return nlargest(count, rest, key=lambda one: one[0])
 
     def stamps(self) -> Iterator[SessionStamp]:
         for name in self.bucket.names("session"):
@@ -475,6 +479,11 @@ class ObjectTier:
             self._change(session_id, lambda before: replace(before, frames=1) if before else None)
             self.counters["compactions"] += 1
         return CompactedSession(is_changed=True, frames_before=found.frames, frames_after=1)
+
+    def compact_many(
+        self, session_ids: Sequence[str], *, idle_seconds: float, dry_run: bool = False, bundle: bool = False
+    ) -> Iterator[tuple[str, CompactedSession | LixCacheError]]:
+        return one_by_one(self, session_ids, idle_seconds=idle_seconds, dry_run=dry_run)
 
     def tidy(self) -> None:
         """Every object is referred to."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -17,22 +20,36 @@ from redis.retry import Retry
 from lix_cache.config import CacheConfig
 from tests.support.redis_server import free_port, server_program, wait_until
 
-__all__ = ["RedisCluster", "RedisSentinel", "ServerProcess"]
+__all__ = ["Place", "RedisCluster", "RedisSentinel", "ServerProcess"]
 
 #: Milliseconds without an answer after which a node or a master counts as dead.
 NODE_TIMEOUT_MS = 1500
 _SLOTS = 16384
 
 
+class Place(NamedTuple):
+    """Where a server runs.
+
+    Attributes:
+        host: its address.
+        enter: words that start a program there, before those of the program.
+    """
+
+    host: str = "127.0.0.1"
+    enter: tuple[str, ...] = ()
+
+
 class ServerProcess:
-    """A server with lines of configuration, on a port of 127.0.0.1, with a folder of its own.
+    """A server with lines of configuration, on a port of its own, with a folder of its own.
 
     Args:
         lines: of its configuration.
         sentinel: it is a sentinel.
+        place: where it runs.
     """
 
-    def __init__(self, *lines: str, sentinel: bool = False) -> None:
+    def __init__(self, *lines: str, sentinel: bool = False, place: Place = Place()) -> None:  # noqa: B008
+        self.place = place
         self.directory = tempfile.mkdtemp(prefix="lix-many-")
         self._lines, self._sentinel = lines, sentinel
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,7 +58,7 @@ class ServerProcess:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.place.host}:{self.port}"
 
     def start(self) -> ServerProcess:
         """Start, on the port of before if there was one, and wait until it answers."""
@@ -49,7 +66,7 @@ class ServerProcess:
             port = self.port or _port()
             if not self.port:
                 with open(self.config_file, "w") as file:
-                    where = (f"port {port}", "bind 127.0.0.1", f"dir {self.directory}")
+                    where = (f"port {port}", f"bind {self.place.host}", f"dir {self.directory}")
                     file.write("\n".join([*where, *self._lines, ""]))
             if self._try_to_start(port):
                 self.port = port
@@ -59,7 +76,12 @@ class ServerProcess:
     def _try_to_start(self, port: int) -> bool:
         with open(os.path.join(self.directory, "log"), "ab") as log:
             self._process = subprocess.Popen(
-                [server_program(), self.config_file, *(["--sentinel"] if self._sentinel else [])],
+                [
+                    *self.place.enter,
+                    server_program(),
+                    self.config_file,
+                    *(["--sentinel"] if self._sentinel else []),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,13 +93,27 @@ class ServerProcess:
                 self._process = None
                 return False
             try:
-                with _client(port) as client:
+                with _client(self.place.host, port) as client:
                     if client.info("server")["process_id"] == self._process.pid:
                         return True
             except redis.RedisError:
                 time.sleep(0.01)
         self.kill()
         return False
+
+    def pause(self) -> None:
+        """Let it hang: connections are accepted and nothing is answered."""
+        self._running.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._running.send_signal(signal.SIGCONT)
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the server does not run")
+        return self._process
 
     def kill(self) -> None:
         """End it in the middle of whatever it does."""
@@ -86,13 +122,18 @@ class ServerProcess:
             process.kill()
             process.wait(20)
 
+    def send(self, number: signal.Signals) -> None:
+        """Stop it, or let it go on."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     @property
     def is_running(self) -> bool:
         return self._process is not None
 
     def client(self) -> redis.Redis:
         """Return a client of this server alone: it follows nothing."""
-        return _client(self.port)
+        return _client(self.place.host, self.port)
 
     def ask(self, *words: Any) -> Any:
         with self.client() as client:
@@ -115,9 +156,14 @@ def _port() -> int:
             return port
 
 
-def _client(port: int) -> redis.Redis:
+def _client(host: str, port: int) -> redis.Redis:
     return redis.Redis(
-        port=port, protocol=2, socket_timeout=10, retry=Retry(NoBackoff(), 0), single_connection_client=True
+        host=host,
+        port=port,
+        protocol=2,
+        socket_timeout=10,
+        retry=Retry(NoBackoff(), 0),
+        single_connection_client=True,
     )
 
 
@@ -125,6 +171,8 @@ class _Many:
     """What both kinds have in common."""
 
     servers: list[ServerProcess]
+    #: Those that hold data.
+    data: list[ServerProcess]
 
     @property
     def url(self) -> str:
@@ -134,6 +182,34 @@ class _Many:
         """Return a config that names these servers."""
         values = {"redis_url": self.url, "archive_dir": os.fspath(archive_dir), **overrides}
         return CacheConfig(**values)
+
+    def pause(self) -> None:
+        """Let all that hold data hang."""
+        for server in self.data:
+            server.pause()
+
+    def resume(self) -> None:
+        """Let them go on."""
+        for server in self.data:
+            server.resume()
+
+    def reset_stats(self) -> None:
+        """Start counting anew."""
+        for server in self.data:
+            server.ask("CONFIG", "RESETSTAT")
+
+    def command_stats(self) -> Counter[str]:
+        """Return how often each command ran on all servers since ``reset_stats``.
+
+        What the servers say to each other is left out, and so is what the tests ask them.
+        """
+        counts: Counter[str] = Counter()
+        for server in self.data:
+            with server.client() as client:
+                for name, values in client.info("commandstats").items():
+                    counts[name.removeprefix("cmdstat_")] += values["calls"]
+        between = ("ping", "publish", "replconf", "info", "config", "cluster", "role", "subscribe")
+        return Counter({name: n for name, n in counts.items() if name.split("|")[0] not in between})
 
     def close(self) -> None:
         for server in self.servers:
@@ -154,20 +230,34 @@ class RedisCluster(_Many):
     Args:
         masters: how many.
         replicas: for each.
+        places: of the first servers, which are the masters; the others run here.
+        node_timeout_ms: after so long without an answer a node counts as dead.
     """
 
-    def __init__(self, masters: int = 3, replicas: int = 0) -> None:
+    def __init__(
+        self,
+        masters: int = 3,
+        replicas: int = 0,
+        places: Sequence[Place] = (),
+        *,
+        node_timeout_ms: int = NODE_TIMEOUT_MS,
+    ) -> None:
         self.masters, self.replicas = masters, replicas
-        self.servers = [
+        #: Servers that cannot be reached from here now.
+        self.cut_off: set[ServerProcess] = set()
+        count = masters * (1 + replicas)
+        self.data = self.servers = [
             ServerProcess(
                 "cluster-enabled yes",
-                f"cluster-node-timeout {NODE_TIMEOUT_MS}",
+                f"cluster-node-timeout {node_timeout_ms}",
                 "cluster-replica-validity-factor 0",
                 "repl-diskless-sync-delay 0",
                 'save ""',
                 "appendonly yes",
+                "protected-mode no",
+                place=place,
             )
-            for _ in range(masters * (1 + replicas))
+            for place in (*places, *[Place()] * (count - len(places)))
         ]
 
     @property
@@ -184,7 +274,7 @@ class RedisCluster(_Many):
                 start, end = (_SLOTS * n // self.masters for n in (number, number + 1))
                 server.ask("CLUSTER", "ADDSLOTS", *range(start, end))
         for server in self.servers[1:]:
-            first.ask("CLUSTER", "MEET", "127.0.0.1", server.port)
+            first.ask("CLUSTER", "MEET", server.place.host, server.port)
         wait_until(lambda: all(len(self.nodes_of(s)) == len(self.servers) for s in self.servers))
         for number, server in enumerate(self.servers[self.masters :]):
             server.ask("CLUSTER", "REPLICATE", self.id_of(self.servers[number % self.masters]))
@@ -205,7 +295,7 @@ class RedisCluster(_Many):
 
     @property
     def running(self) -> list[ServerProcess]:
-        return [server for server in self.servers if server.is_running]
+        return [server for server in self.servers if server.is_running and server not in self.cut_off]
 
     def settle(self) -> None:
         """Wait until all that run agree on who serves what, and every replica has caught up."""
@@ -233,24 +323,28 @@ class RedisCluster(_Many):
             client.response_callbacks.clear()
             for first, last, master, *_ in client.execute_command("CLUSTER SLOTS"):
                 if first <= slot <= last:
-                    return next(server for server in self.servers if server.port == master[1])
+                    address = f"{master[0].decode()}:{master[1]}"
+                    return next(server for server in self.servers if server.address == address)
         raise AssertionError(f"no server has slot {slot}")
 
     def move(self, slot: int, to: ServerProcess, at_once: int = 10) -> None:
         """Move a slot with its keys, as ``redis-cli --cluster reshard`` does."""
         source = self.owner(slot)
-        if source is to:
-            return
+        if source is not to:
+            self.move_from(source, slot, to, at_once)
+
+    def move_from(self, source: ServerProcess, slot: int, to: ServerProcess, at_once: int = 10) -> None:
+        """Move a slot whose server is known."""
         to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, at_once):
-            source.ask("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
+            source.ask("MIGRATE", to.place.host, to.port, "", 0, 5000, "KEYS", *keys)
         for server in (to, source):
             server.ask("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
 
     def client(self, db: int = 0, **_: Any) -> redis.RedisCluster:
         """Return redis-py's client of the whole."""
-        return redis.RedisCluster(host="127.0.0.1", port=self.running[0].port)
+        return redis.RedisCluster(host=self.running[0].place.host, port=self.running[0].port)
 
 
 class RedisSentinel(_Many):
@@ -258,9 +352,11 @@ class RedisSentinel(_Many):
 
     Args:
         replicas: how many.
+        node_timeout_ms: after so long without an answer a master counts as dead.
     """
 
-    def __init__(self, replicas: int = 1) -> None:
+    def __init__(self, replicas: int = 1, *, node_timeout_ms: int = NODE_TIMEOUT_MS) -> None:
+        self._node_timeout_ms = node_timeout_ms
         self.data = [ServerProcess('save ""', "appendonly yes", "repl-diskless-sync-delay 0")]
         self._replicas = replicas
         self.sentinels: list[ServerProcess] = []
@@ -283,7 +379,7 @@ class RedisSentinel(_Many):
             self.sentinels.append(
                 ServerProcess(
                     f"sentinel monitor service-1 127.0.0.1 {master.port} 2",
-                    f"sentinel down-after-milliseconds service-1 {NODE_TIMEOUT_MS}",
+                    f"sentinel down-after-milliseconds service-1 {self._node_timeout_ms}",
                     "sentinel failover-timeout service-1 5000",
                     sentinel=True,
                 ).start()

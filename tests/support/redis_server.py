@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ from lix_cache.embedded.folder import ask
 from tests.support.closing import Closing
 from tests.support.waiting import wait_until
 
-__all__ = ["RedisServer", "free_port", "server_program", "wait_until"]
+__all__ = ["RedisServer", "free_port", "nowhere", "server_program", "wait_until"]
 
 _START_SECONDS = 20.0
 _ATTEMPTS = 10
@@ -42,6 +43,13 @@ def free_port() -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def nowhere(config: CacheConfig, **changes: Any) -> CacheConfig:
+    """Return the config of a process that reaches no server of its store, whatever that is."""
+    if config.redis_url is None:
+        return config.replace(redis_port=free_port(), **changes)
+    return config.replace(redis_url=re.sub(r":\d+", ":1", config.redis_url), **changes)
 
 
 def server_program() -> str:
@@ -121,6 +129,16 @@ class RedisServer(Closing):
     @property
     def unix_url(self) -> str:
         return f"unix://{self.socket_path}"
+
+    def save(self) -> None:
+        """Write a snapshot of what the server holds."""
+        with self.client() as client:
+            client.save()
+
+    def go_back(self) -> None:
+        """Kill the server, and start it from its last snapshot."""
+        self.kill()
+        self.start()
 
     def start(self) -> RedisServer:
         """Start the server and wait until it answers."""

@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lix_cache.archive.catalogue import Place
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.doubts import as_repeat
 from lix_cache.archive.encoding import encode_frames
 from lix_cache.archive.index import EMPTY as NO_FRAME
 from lix_cache.archive.objects import layout, segment, snapshot
+from lix_cache.archive.objects.order import entry_of, unpacked
 from lix_cache.archive.objects.records import Part, Record, State, Trashed, folded
 from lix_cache.archive.tombstones import Deletion
-from lix_cache.errors import ArchiveCorrupt
+from lix_cache.errors import ArchiveCorrupt, CodecError
 from lix_cache.messages.turn import ZERO_ID, MessageId
 from tests.contract.cold_tier import turn
 
@@ -34,7 +36,8 @@ TOKENS = st.just(b"") | st.binary(min_size=16, max_size=16).filter(any)
 
 @st.composite
 def states(draw: Any, nested: bool = False) -> State:
-    state = State(version=draw(NUMBERS), pending=draw(st.booleans()), token=draw(TOKENS))
+    moved = draw(st.booleans())
+    state = State(version=draw(NUMBERS), pending=draw(st.booleans()), token=draw(TOKENS), moved=moved)
     own: dict[str, Any] = {}
     if draw(st.booleans()):
         own = {
@@ -51,10 +54,11 @@ def states(draw: Any, nested: bool = False) -> State:
     return State(**{**state.__dict__, **own})
 
 
+# Every field is named: Hypothesis makes up what a named tuple could leave out.
 RECORDS = st.one_of(
-    st.builds(Record, st.text(min_size=1), NUMBERS, parts=PARTS, doubts=DOUBTS),
-    st.builds(Record, st.text(min_size=1), NUMBERS, state=states()),
-    st.builds(Record, st.text(min_size=1), NUMBERS, token=TOKENS),
+    st.builds(Record, st.text(min_size=1), NUMBERS, PARTS, DOUBTS, st.none(), st.none()),
+    st.builds(Record, st.text(min_size=1), NUMBERS, st.just(()), st.just({}), states(), st.none()),
+    st.builds(Record, st.text(min_size=1), NUMBERS, st.just(()), st.just({}), st.none(), TOKENS),
 ).filter(lambda record: _is_text(record.session_id))
 
 
@@ -126,15 +130,26 @@ def test_what_a_writer_knows_of_its_commit_is_what_others_read() -> None:
 
 def test_a_snapshot_written_by_hand_is_read() -> None:
     entry = b"\x01s" + b"\x02" + b"\x02\x09"  # pending, changed by segment 8
+    used = b"\x07\x01u" + b"\x06" + b"\x02\x03\x04\x00\x00\x05"  # at 7 ms: made, appended to, lived, …
+    lives = bytes((1, 2, 3, 4, 7, 0, 0, *(0,) * 6, 0, 0, 0, 5))
+    entry += b"\x01u" + bytes((len(lives),)) + lives
     header = b"\x0a\x01\x01s" + bytes((len(entry),)) + struct.pack("<I", zlib.crc32(entry)) + b"\x01\x01s"
-    data = b"LXI1" + struct.pack("<II", len(header), zlib.crc32(header)) + header + entry
+    header += b"\x01\x07\x01u" + bytes((len(used),)) + struct.pack("<I", zlib.crc32(used))
+    data = b"LXI1" + struct.pack("<II", len(header), zlib.crc32(header)) + header + entry + used
     found = snapshot.parsed(data, "a snapshot")
     assert (found.number, found.pending) == (10, ("s",))
-    block = snapshot.block_for(found, "s")
-    assert block is not None
+    block = found.blocks[snapshot.block_for(found, "s") or 0]
     part = data[block.offset : block.offset + block.length]
-    assert dict(snapshot.entries(part, block, "a snapshot")) == {"s": State(pending=True, version=9)}
-    assert snapshot.encoded(10, [("s", State(pending=True, version=9))]) == data
+    states = {
+        "s": State(pending=True, version=9),
+        "u": State(is_there=True, created_ms=2, updated_ms=3, stamped_ms=4, changed_ms=7, version=5),
+    }
+    packed = snapshot.entries(part, block, "a snapshot")
+    assert {name: snapshot.state_in(one, "a snapshot") for name, one in packed.items()} == states
+    [run] = found.runs
+    [one] = snapshot.placed(data[run.offset :], run, "a snapshot")
+    assert unpacked(one) == entry_of("u", states["u"])
+    assert snapshot.encoded(10, states) == data
 
 
 @given(st.lists(RECORDS, max_size=4), st.binary(max_size=20))
@@ -149,17 +164,28 @@ def test_every_commit_comes_back(records: list[Record], frames: bytes) -> None:
 @given(st.dictionaries(st.text(min_size=1).filter(_is_text), states(), max_size=40))
 def test_every_state_of_a_snapshot_comes_back(known: dict[str, State]) -> None:
     ordered = sorted(known.items(), key=lambda item: item[0].encode())
-    data = snapshot.encoded(5, ordered)
+    data = snapshot.encoded(5, dict(ordered))
     header = snapshot.parsed(data, "x")
     for name, state in ordered:
-        block = snapshot.block_for(header, name)
+        index = snapshot.block_for(header, name)
         found = {}
-        if block is not None:
-            found = dict(snapshot.entries(data[block.offset : block.offset + block.length], block, "x"))
+        if index is not None:
+            block = header.blocks[index]
+            packed = snapshot.entries(data[block.offset : block.offset + block.length], block, "x")
+            found = {one: snapshot.state_in(said, "x") for one, said in packed.items()}
         assert found.get(name, State(version=state.version)) == (
             State(version=state.version) if state.is_empty else state
         )
     assert sorted(header.pending) == sorted(name for name, state in known.items() if state.pending)
+    # By last use, each that is there; and the next snapshot takes over what did not change.
+    used = [one for run in header.runs for one in snapshot.placed(data[run.offset :][: run.length], run, "x")]
+    entries = [entry_of(name, state) for name, state in known.items()]
+    assert [unpacked(one) for one in used] == sorted(one for one in entries if one is not None)
+    blocks = [data[one.offset : one.offset + one.length] for one in header.blocks]
+    packed = [snapshot.entries(part, one, "x") for part, one in zip(blocks, header.blocks, strict=True)]
+    kept = [item for part in packed for item in part.items()]
+    news = dict(ordered[: len(ordered) // 2])
+    assert snapshot.encoded(5, news, kept, used, header.pending) == data
 
 
 @pytest.mark.promise("bad-bytes")
@@ -183,9 +209,14 @@ def test_bytes_with_a_right_crc_end_in_an_error_or_in_records(index: bytes) -> N
     head = struct.pack("<4sII", b"LXI1", len(index), zlib.crc32(index))
     with contextlib.suppress(ArchiveCorrupt):
         snapshot.parsed(head + index, "x")
-    block = snapshot.Block(b"", 0, len(index), zlib.crc32(index))
+    block = snapshot.Block("", 0, len(index), zlib.crc32(index))
     with contextlib.suppress(ArchiveCorrupt):
-        list(snapshot.entries(index, block, "x"))
+        for said in snapshot.entries(index, block, "x").values():
+            snapshot.state_in(said, "x")
+    run = snapshot.Run(Place(0, b""), 0, len(index), zlib.crc32(index))
+    with contextlib.suppress(ArchiveCorrupt, CodecError):
+        for one in snapshot.placed(index, run, "x"):
+            unpacked(one)
 
 
 @pytest.mark.promise("isolation")

@@ -20,6 +20,7 @@ from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.slots import slot_of
 from lix_cache.hot.spread import SCAN_AGAIN
 from lix_cache.session import old_sessions
+from lix_cache.session.base import SERVES_OTHERS
 from lix_cache.session.store import open_store
 from tests.support.twins import ManualClock
 
@@ -170,8 +171,23 @@ def test_requests_that_take_their_time_count_towards_the_end() -> None:
 def test_nodes_that_send_in_a_circle_end_too() -> None:
     play = Play(lambda port, _: moved(A + B - port), redis_socket_timeout=0.5)
     (answer,) = play(GET)
-    assert isinstance(answer, Exception)
+    # Not the error of a command that is refused: an add goes to disk.
+    assert isinstance(answer, RedisUnavailable)
+    assert (answer.code, answer.maybe_done) == ("MOVED", False)
     assert 0.5 <= play.slept < 0.6
+
+
+def test_a_node_that_a_slot_is_moving_to_says_nothing_of_the_slots_owner() -> None:
+    def answer(port: int, words: list[bytes]) -> Any:
+        if port == B:
+            return rx.TimeoutError("Timeout reading from socket")
+        return rx.AskError(f"{SLOT} 127.0.0.1:{B}") if words[1] == b"{1}k" else port
+
+    play = Play(answer)
+    moving, other = play(GET, ("GET", "{2}k"))
+    assert isinstance(moving, RedisUnavailable)
+    assert (moving.code, moving.timed_out, other) == ("ASK", True, A)
+    assert moving.code in SERVES_OTHERS
 
 
 @pytest.mark.promise("no-loss")
@@ -186,7 +202,7 @@ def test_a_command_whose_connection_broke_is_not_sent_again() -> None:
     (answered,) = play(GET)
     assert isinstance(answered, RedisUnavailable)
     assert answered.maybe_done
-    # The next one looks first, and goes to whoever took over.
+    # The next one looks first, and goes to the node that took over.
     play.owner = B
     assert play(GET) == [B]
     assert [port for port, _ in play.sent] == [A, B]

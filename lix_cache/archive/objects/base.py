@@ -12,7 +12,6 @@ from lix_cache.archive.changes import changes_of
 from lix_cache.archive.codecs import packer
 from lix_cache.archive.lease import pauses, taken
 from lix_cache.archive.objects import layout
-from lix_cache.archive.objects.bucket import Bucket
 from lix_cache.archive.objects.frame_cache import FrameCache
 from lix_cache.archive.objects.leases import ObjectLease, Tokens, held_at
 from lix_cache.archive.objects.records import Record, State
@@ -21,6 +20,7 @@ from lix_cache.archive.objects.store_note import StoreNote, claimed, noted
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import ArchiveBusy
 from lix_cache.messages.session_key import named
+from lix_cache.storage.objects import Bucket
 
 __all__ = ["LEASE_SECONDS", "ObjectBase"]
 
@@ -119,10 +119,10 @@ class ObjectBase:
         note = self.identity()
         return [] if note is None else [self._numbered(number) for number in range(note.shards)]
 
-    def _every_state(self) -> Iterator[tuple[Shard, str, State]]:
+    def _every_state(self, marks: int = 0) -> Iterator[tuple[Shard, str, State]]:
         for shard in self._all_shards():
             shard.synced()
-            for session_id, state in shard.states():
+            for session_id, state in shard.states(marks):
                 yield shard, session_id, state
 
     def _state(self, session_id: str, *, locked: bool = False) -> State:
@@ -136,6 +136,12 @@ class ObjectBase:
         ):
             shard.synced()
         return shard.state(session_id)
+
+    def _put_at(self, shard: Shard, version: int) -> float:
+        """Return when the segment was put that changed a session last, by the store's own clock."""
+        # Of what is gone nothing more is known.
+        found = self.bucket.modified(layout.log_name(shard.number, version - 1)) if version else None
+        return found or 0.0
 
     # -- leases ----------------------------------------------------------------------------------
 

@@ -3,13 +3,14 @@
 An object is written once, and a state names a frame by its place in one. So what is kept under a place is
 never outdated, and a reader that has the place from a state may read it here. The CRC of each frame says
 whether a file is whole; nothing is synced. What is deleted from the archive stays here no longer than in the
-log itself: the grace period of a collection.
+log itself: the grace period of a collection, and until the machine next reads a frame.
 
 Trouble with the disk is counted and costs a request, no more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -19,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from lix_cache.archive.objects.records import Part
+from lix_cache.daemon import start_thread
 from lix_cache.errors import ArchiveError
 from lix_cache.storage.files import Files
 
@@ -26,6 +28,8 @@ __all__ = ["FrameCache"]
 
 #: Of the budget: what is written before the folder is looked at again, where other processes write as well.
 _SHARE = 8
+#: So often in the time that a frame is kept what is too old is looked for, where nothing is written.
+_LOOKS = 24
 
 
 class FrameCache:
@@ -44,12 +48,18 @@ class FrameCache:
         self._counters = counters
         #: Bytes that may be written before the folder is looked at.
         self._left = 0
+        self._next_look = 0.0
         self._is_made = False
         self._sweeping = threading.Lock()
 
     def get(self, archive: str, shard: int, part: Part) -> bytes | None:
         """Return a frame that is kept; None if it is not. Its CRC is the caller's to look at."""
         path = self._path(archive, shard, part)
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self._keep / _LOOKS
+            # Without a thread it is done with the next frame that is kept.
+            with contextlib.suppress(RuntimeError):
+                start_thread(self._sweep, "lix-cache-frames")
         try:
             with path.open("rb") as file:
                 old = os.fstat(file.fileno()).st_mtime < time.time() - self._keep
@@ -103,12 +113,11 @@ class FrameCache:
             return
         try:
             found = []
-            for entry in os.scandir(self._folder):
-                try:
+            for entry in os.scandir(self._folder) if self._folder.is_dir() else ():
+                # Another process may have removed it.
+                with contextlib.suppress(FileNotFoundError):
                     about = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                found.append((about.st_mtime, about.st_size, entry.path))
+                    found.append((about.st_mtime, about.st_size, entry.path))
             room = self._budget - self._budget // _SHARE
             before = time.time() - self._keep
             for modified, size, path in sorted(found, reverse=True):
@@ -116,5 +125,7 @@ class FrameCache:
                 if room < 0 or modified < before:
                     Path(path).unlink(missing_ok=True)
             self._left = self._budget // _SHARE
+        except OSError:
+            self._failed()
         finally:
             self._sweeping.release()

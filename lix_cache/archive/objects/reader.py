@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
+from heapq import merge
+from itertools import islice
 from typing import TypeVar
 
 from lix_cache._log import logger
 from lix_cache.archive import decoding
-from lix_cache.archive.catalogue import Place, Wanted, after_place
+from lix_cache.archive.catalogue import Place, Wanted
 from lix_cache.archive.changes import SessionStamp
 from lix_cache.archive.doubts import id_before
 from lix_cache.archive.facts import Extent, SessionMetadata, Summary, TrashedSession
 from lix_cache.archive.objects.base import ObjectBase
-from lix_cache.archive.objects.records import Part, State
+from lix_cache.archive.objects.order import Entry, entry_of
+from lix_cache.archive.objects.records import TRASHED, Part, State
 from lix_cache.archive.objects.repeats import is_moved, repeats_in
-from lix_cache.archive.objects.shard import Shard
+from lix_cache.archive.objects.shard import SIDE_BY_SIDE, Shard
 from lix_cache.archive.verify import ArchiveReport
 from lix_cache.errors import ArchiveCorrupt, MissingDictionary, MissingExtra
 from lix_cache.messages.session_key import named, shown
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, sign_of
+from lix_cache.storage.parallel import side_by_side
 
 __all__ = ["Moved", "ObjectReader", "contested_in"]
 
@@ -74,9 +79,8 @@ class ObjectReader(ObjectBase):
             for part in parts:
                 self._frames.forget(note.uuid, shard.number, part)
 
-    def _turns_in(self, session_id: str, part: Part) -> list[Turn]:
+    def _turns_in(self, session_id: str, part: Part, data: bytes | None) -> list[Turn]:
         """Return the turns of a frame, those that were taken out as well; none of one that is damaged."""
-        data = self._frame(self._writable(session_id), part)
         if data is None:
             raise Moved
         try:
@@ -93,7 +97,16 @@ class ObjectReader(ObjectBase):
             return []
 
     def _visible(self, session_id: str, state: State, parts: Iterable[Part]) -> list[Turn]:
-        every = (turn for part in parts for turn in self._turns_in(session_id, part))
+        parts = list(parts)
+        if not parts:
+            # There may be no archive yet, and reading makes none.
+            return []
+        shard = self._writable(session_id)
+        # Threads cost more than two requests to a store nearby, and less than twenty to any.
+        helpers = 0 if len(parts) < 4 else SIDE_BY_SIDE
+        frames = side_by_side([partial(self._frame, shard, part) for part in parts], helpers)
+        pairs = zip(parts, frames, strict=True)
+        every = (turn for part, data in pairs for turn in self._turns_in(session_id, part, data))
         found = [turn for turn in every if sign_of(turn) not in state.gone and not is_moved(state, turn)]
         return sorted(found, key=lambda turn: turn.id)
 
@@ -104,10 +117,14 @@ class ObjectReader(ObjectBase):
         rest = sorted(_between(state.parts, after, before), key=lambda part: part.last)
         found: list[Turn] = []
         while rest:
-            # Those that overlap with the last one: their turns lie among each other.
-            first = rest[-1].first
-            group = [part for part in rest if part.last >= first]
-            rest = rest[: len(rest) - len(group)]
+            group: list[Part] = []
+            turns, first = len(found), rest[-1].first
+            # As many as it takes if none was taken out, in one wait; and those that overlap with them: their
+            # turns lie among each other.
+            while rest and (turns < count or rest[-1].last >= first):
+                group.append(rest.pop())
+                turns += group[-1].turns
+                first = min(first, group[-1].first)
             found = [*self._cut(session_id, state, group, after, before), *found]
             found.sort(key=lambda turn: turn.id)
             if len(found) >= count and (not rest or found[-count].id > rest[-1].last):
@@ -219,20 +236,33 @@ class ObjectReader(ObjectBase):
 
     def metadata(self, session_id: str, *, locked: bool = False) -> SessionMetadata | None:
         """Return what is known of the session; None if nothing is archived."""
-        return _metadata(session_id, self._state(session_id, locked=locked))
+        found = entry_of(session_id, self._state(session_id, locked=locked))
+        return None if found is None else found.metadata
 
     def all_metadata(self) -> Iterator[SessionMetadata]:
         """Yield what is known of every session."""
+        # By name and not by last use: one that is used meanwhile would move to where this has been.
         for _, session_id, state in self._every_state():
-            meta = _metadata(session_id, state)
-            if meta is not None:
-                yield meta
+            entry = entry_of(session_id, state)
+            if entry is not None:
+                yield entry.metadata
+
+    @staticmethod
+    def _entries(shard: Shard, before: Place | None) -> Iterator[Entry]:
+        while group := shard.used_before(before):
+            yield from group
+            before = group[-1].place
 
     def by_last_use(
         self, count: int, *, after: Place | None = None, wanted: Wanted
     ) -> list[tuple[Place, SessionMetadata]]:
         """Return sessions by last use, the last used first. See ColdTier."""
-        return after_place(self.all_metadata(), count, after, wanted)
+        shards = self._all_shards()
+        for shard in shards:
+            shard.synced()
+        every = merge(*(self._entries(shard, after) for shard in shards), reverse=True)
+        found = (entry for entry in every if wanted(entry.place.session_id))
+        return [(entry.place, entry.metadata) for entry in islice(found, count)]
 
     def stamps(self) -> Iterator[SessionStamp]:
         """Yield the stamp of every session: the number of the segment that changed it last."""
@@ -252,7 +282,7 @@ class ObjectReader(ObjectBase):
 
     def trashed(self) -> Iterator[TrashedSession]:
         """Yield what is in the trash."""
-        for _, session_id, state in self._every_state():
+        for _, session_id, state in self._every_state(TRASHED):
             for one in state.trash:
                 yield TrashedSession(session_id, one.ms / 1000, one.state.size)
 
@@ -301,14 +331,6 @@ def _between(parts: Iterable[Part], after: MessageId, before: MessageId | None) 
 
 def _summary(state: State) -> Summary:
     return Summary(state.total, state.newest, state.cleared, state.changes) if state.is_there else Summary()
-
-
-def _metadata(session_id: str, state: State) -> SessionMetadata | None:
-    if not state.is_there:
-        return None
-    used_ms = max(state.newest.ms, state.changed_ms) or state.updated_ms
-    created, updated = state.created_ms / 1000, state.updated_ms / 1000
-    return SessionMetadata(session_id, created, updated, state.total, state.size, used_ms / 1000)
 
 
 def contested_in(state: State) -> dict[bytes, MessageId]:

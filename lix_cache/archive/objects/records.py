@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveCorrupt, CodecError
@@ -12,8 +12,10 @@ from lix_cache.messages.turn import NONCE_BYTES, ZERO_ID, MessageId
 from lix_cache.storage.varints import Reader, put_varint
 
 __all__ = [
+    "DELETED",
     "EMPTY",
     "TOKEN_BYTES",
+    "TRASHED",
     "Part",
     "Record",
     "State",
@@ -22,6 +24,7 @@ __all__ = [
     "folded",
     "get_record",
     "get_state",
+    "marks_of",
     "put_name",
     "put_record",
     "put_state",
@@ -32,7 +35,10 @@ _NO_TOKEN = bytes(TOKEN_BYTES)
 #: Bytes of the smallest part: a reader makes no list of more than there can be.
 _SMALLEST_PART = 8
 NO_DELETION = Deletion()
+_NO_DOUBTS: Mapping[bytes, MessageId] = {}
 _TURNS, _STATE, _LEASE = 1, 2, 3
+#: Marks in the first byte of a state: a deletion is noted; something is in the trash; it was only moved.
+DELETED, TRASHED, _MOVED = 4, 8, 32
 
 
 class Part(NamedTuple):
@@ -83,6 +89,7 @@ class State:
         trash: what expired, each with the time in Unix milliseconds.
         token: of the holder of its lease; empty if there is none.
         version: 1 + the number of the segment that changed it last.
+        moved: that segment has only moved it; ``stamped_ms`` says when the store had it before.
     """
 
     is_there: bool = False
@@ -104,10 +111,11 @@ class State:
     trash: tuple[Trashed, ...] = ()
     token: bytes = b""
     version: int = 0
+    moved: bool = False
 
     @property
     def newest(self) -> MessageId:
-        return max([self.largest, *(part.last for part in self.parts)])
+        return max([self.largest, *[part.last for part in self.parts]])
 
     @property
     def total(self) -> int:
@@ -132,6 +140,15 @@ class State:
         for one in self.trash:
             yield from one.state.parts
 
+    def but(self, **changed: Any) -> State:
+        """Return the state with other values: ``dataclasses.replace`` in a fifth of the time.
+
+        For what each commit does once for every session in it.
+        """
+        made = object.__new__(State)
+        made.__dict__.update(self.__dict__, **changed)
+        return made
+
     def without_session(self) -> State:
         """Return what is remembered where the session itself goes."""
         return State(
@@ -153,8 +170,7 @@ class Trashed(NamedTuple):
 EMPTY = State()
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """What a commit says of one session. Of the last three exactly one counts.
 
     Attributes:
@@ -168,15 +184,15 @@ class Record:
     session_id: str
     at_ms: int
     parts: tuple[Part, ...] = ()
-    doubts: Mapping[bytes, MessageId] = field(default_factory=dict)
+    doubts: Mapping[bytes, MessageId] = _NO_DOUBTS
     state: State | None = None
     token: bytes | None = None
 
     def placed(self, segment: int, begin: int) -> Record:
         """Return it with every part at its place in the log."""
-        parts = tuple(part.at(segment, begin) for part in self.parts)
+        parts = tuple([part.at(segment, begin) for part in self.parts])
         state = None if self.state is None else _placed(self.state, segment, begin)
-        return replace(self, parts=parts, state=state)
+        return self._replace(parts=parts, state=state)
 
 
 def _placed(state: State, segment: int, begin: int) -> State:
@@ -187,20 +203,21 @@ def _placed(state: State, segment: int, begin: int) -> State:
 def folded(state: State, record: Record, number: int) -> State:
     """Return what a session is after a record of the segment of a number."""
     if record.token is not None:
-        return replace(state, token=record.token)
+        return state.but(token=record.token)
     if record.state is not None:
-        return replace(record.state, version=number + 1)
+        return record.state.but(version=number + 1)
     # The larger time: of two clocks neither is believed to expire anything.
     at_ms = max(state.updated_ms, record.at_ms)
     # The last id does not tell of a turn that lands below it, so the revision must.
-    is_below = any(part.first < state.newest for part in record.parts)
-    return replace(
-        state,
+    newest = state.newest
+    is_below = any(part.first < newest for part in record.parts)
+    return state.but(
         is_there=True,
         changes=state.changes + is_below,
         created_ms=state.created_ms if state.is_there else record.at_ms,
         updated_ms=at_ms,
         stamped_ms=max(state.stamped_ms, at_ms),
+        moved=False,
         parts=state.parts + record.parts,
         doubts={**state.doubts, **record.doubts} if record.doubts else state.doubts,
         version=number + 1,
@@ -255,12 +272,17 @@ def _token(read: Reader) -> bytes:
     return b"" if token == _NO_TOKEN else token
 
 
+def marks_of(state: State) -> int:
+    """Return the byte that a state begins with."""
+    noted, trashed = state.deletion != NO_DELETION, bool(state.trash)
+    own = state.is_there | state.pending << 1 | bool(state.token) << 4 | _MOVED * state.moved
+    return own | DELETED * noted | TRASHED * trashed
+
+
 def put_state(out: bytearray, state: State) -> None:
     """Append a state."""
-    noted = state.deletion != NO_DELETION
-    out.append(
-        state.is_there | state.pending << 1 | noted << 2 | bool(state.trash) << 3 | bool(state.token) << 4
-    )
+    marks = marks_of(state)
+    out.append(marks)
     if state.is_there:
         times = (state.created_ms, state.updated_ms, state.stamped_ms, state.changed_ms)
         for number in (*times, state.hidden, state.changes, *state.cleared, *state.dropped, *state.largest):
@@ -268,7 +290,7 @@ def put_state(out: bytearray, state: State) -> None:
         _put_parts(out, state.parts)
         _put_doubts(out, state.doubts)
         _put_doubts(out, state.gone)
-    if noted:
+    if marks & DELETED:
         for number in (*state.deletion.up_to, state.noted_ms, len(state.deletion.nonces)):
             put_varint(out, number)
         out += b"".join(sorted(state.deletion.nonces))
@@ -288,9 +310,9 @@ def get_state(read: Reader, *, nested: bool = False) -> State:
         CodecError: the bytes are none.
     """
     flags = read.take(1)[0]
-    if flags & (0b11101000 if nested else 0b11100000):
+    if flags & (0b11001000 if nested else 0b11000000):
         raise CodecError(f"a state with unknown flags {flags}")
-    state = State(is_there=bool(flags & 1), pending=bool(flags & 2))
+    state = State(is_there=bool(flags & 1), pending=bool(flags & 2), moved=bool(flags & _MOVED))
     if state.is_there:
         created, updated, stamped, changed, hidden, changes = (read.varint() for _ in range(6))
         state = replace(
@@ -299,12 +321,12 @@ def get_state(read: Reader, *, nested: bool = False) -> State:
             cleared=_id(read), dropped=_id(read), largest=_id(read), parts=_get_parts(read),
             doubts=_get_doubts(read), gone=_get_doubts(read),
         )  # fmt: skip
-    if flags & 4:
+    if flags & DELETED:
         up_to, noted_ms, count = _id(read), read.varint(), read.varint()
         data = read.take(count * NONCE_BYTES)
         nonces = frozenset(data[i : i + NONCE_BYTES] for i in range(0, len(data), NONCE_BYTES))
         state = replace(state, deletion=Deletion(up_to, nonces), noted_ms=noted_ms)
-    if flags & 8:
+    if flags & TRASHED:
         count = read.varint()
         if count > read.remaining:
             raise CodecError("more in the trash than there can be")

@@ -7,13 +7,13 @@ import uuid
 from typing import NamedTuple
 
 from lix_cache.archive.objects import layout
-from lix_cache.archive.objects.bucket import Bucket
 from lix_cache.errors import ArchiveCorrupt
+from lix_cache.storage.objects import Bucket
 
-__all__ = ["FORMAT", "StoreNote", "claimed", "noted"]
+__all__ = ["FORMAT", "MOST_SHARDS", "StoreNote", "claimed", "noted"]
 
 FORMAT = 1
-_MOST_SHARDS = 65_536
+MOST_SHARDS = 65_536
 
 
 class StoreNote(NamedTuple):
@@ -40,7 +40,7 @@ def noted(bucket: Bucket) -> StoreNote | None:
     try:
         said = json.loads(data)
         version, name, shards = said["format"], said["uuid"], said["shards"]
-        is_valid = isinstance(shards, int) and 1 <= shards <= _MOST_SHARDS and bool(uuid.UUID(name))
+        is_valid = isinstance(shards, int) and 1 <= shards <= MOST_SHARDS and bool(uuid.UUID(name))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArchiveCorrupt(f"{layout.STORE!r} in the object store says nothing that makes sense") from None
     if version != FORMAT or not is_valid:

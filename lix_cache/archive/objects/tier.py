@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from lix_cache._log import logger
+from lix_cache.archive.catalogue import Place
 from lix_cache.archive.expiry import DAY, Now, is_expired, now_by
-from lix_cache.archive.facts import CompactedSession
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.objects import layout
+from lix_cache.archive.objects.bundling import ObjectBundler
+from lix_cache.archive.objects.order import Entry, entry_of
 from lix_cache.archive.objects.reader import contested_in
-from lix_cache.archive.objects.records import NO_DELETION, Part, Record, State, Trashed
+from lix_cache.archive.objects.records import (
+    DELETED,
+    NO_DELETION,
+    TRASHED,
+    Part,
+    Record,
+    State,
+    Trashed,
+)
 from lix_cache.archive.objects.repeats import restored_doubts
 from lix_cache.archive.objects.shard import Collected, Commit, Shard
-from lix_cache.archive.objects.writer import ObjectWriter
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveError, told
 from lix_cache.messages.session_key import named
@@ -22,11 +31,13 @@ from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
 
 __all__ = ["ObjectTier"]
 
+#: Sessions that one commit changes: others wait as long as it takes to decide on it.
+_AT_ONCE = 256
 #: Makes of a session's state another one; None if there is nothing to change.
 Change = Callable[[State], "State | None"]
 
 
-class ObjectTier(ObjectWriter):
+class ObjectTier(ObjectBundler):
     """See :class:`~lix_cache.archive.cold_tier.ColdTier` and docs/object-layout.md."""
 
     def check_writable(self) -> None:
@@ -90,63 +101,37 @@ class ObjectTier(ObjectWriter):
                 return None
             return replace(state, deletion=NO_DELETION, noted_ms=0)
 
-        return self._change_all(change)
+        return len(self._change_all(DELETED, change))
 
-    def _change_all(self, change: Change) -> int:
-        """Commit a change of all sessions that have no holder, by shards. Returns of how many."""
-        total = 0
+    def _change_all(self, marks: int, change: Change) -> list[tuple[State, State]]:
+        """Commit a change of all sessions with a mark and without a holder. Returns what changed."""
+        total: list[tuple[State, State]] = []
         for shard in self._all_shards():
             shard.synced()
-            total += self._change_shard(shard, change)
+            # Looked for first, a block at a time: others must not wait for a look at all sessions.
+            found = [session_id for session_id, state in shard.states(marks) if change(state) is not None]
+            for start in range(0, len(found), _AT_ONCE):
+                total += self._change_some(shard, found[start : start + _AT_ONCE], change)
         return total
 
-    def _change_shard(self, shard: Shard, change: Change) -> int:
-        count = 0
+    def _change_some(
+        self, shard: Shard, session_ids: Sequence[str], change: Change
+    ) -> list[tuple[State, State]]:
+        changed: list[tuple[State, State]] = []
 
         def decide() -> Commit:
-            nonlocal count
+            changed.clear()
             made = Commit()
-            for session_id, state in shard.states():
+            for session_id in session_ids:
+                state = shard.state(session_id)
                 after = None if state.token or self._held.is_taken(session_id) else change(state)
                 if after is not None:
+                    changed.append((state, after))
                     made.records.append(Record(session_id, self._now_ms(), state=after))
-            count = len(made.records)
             return made
 
         self._commit(shard, decide, is_known=True)
-        return count
-
-    def compact_locked(
-        self, session_id: str, *, idle_seconds: float, dry_run: bool = False
-    ) -> CompactedSession:
-        """Put the turns of a session into few frames of one segment. See ColdTier."""
-        result = CompactedSession()
-
-        def change(state: State, made: Commit) -> State:
-            nonlocal result
-            result = CompactedSession()
-            if not state.is_there or (len(state.parts) <= 1 and not state.hidden):
-                return state
-            if self._now_ms() - state.updated_ms < idle_seconds * 1000:
-                result = CompactedSession(is_active=True)
-                return state
-            damaged = self.counters["damaged_reads"]
-            turns = self._visible(session_id, state, state.parts)
-            if self.counters["damaged_reads"] > damaged:
-                # What is damaged stays as it is: a copy of the bucket may have it.
-                return state
-            parts = self._whole(made, turns, state.updated_ms)
-            if len(parts) >= len(state.parts) and not state.hidden:
-                return state
-            after = replace(state, parts=parts, hidden=0, largest=state.newest)
-            result = CompactedSession(False, True, len(state.parts), len(parts), state.size, after.size)
-            return state if dry_run else after
-
-        if self.identity() is None:
-            return result
-        done = self._change(session_id, change)
-        self.counters["compactions"] += done
-        return result
+        return changed
 
     def collect(self) -> Collected:
         """Make a snapshot of each shard, and remove what nothing refers to any more."""
@@ -178,20 +163,30 @@ class ObjectTier(ObjectWriter):
 
     def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         """Return the sessions that have given no sign of life for so long."""
-        return [
-            session_id
-            for shard, session_id, state in self._every_state()
-            if self._is_expired(shard, state, ttl_seconds, now)
-        ]
+        # No sign of life is older than the last use: what was used since need not be looked at.
+        before = Place(max(0, int((now.earliest - ttl_seconds) * 1000) + 1), b"")
+        found: list[str] = []
+        for shard in self._all_shards():
+            shard.synced()
+            put: dict[int, float] = {}
+            entries = self._entries(shard, before)
+            over = (one for one in entries if self._is_over(shard, one, ttl_seconds, now, put))
+            found += [one.place.session_id for one in over]
+        return found
 
     def _is_expired(self, shard: Shard, state: State, ttl_seconds: float, now: Now) -> bool:
-        if not state.is_there:
+        entry = entry_of("", state)
+        return entry is not None and self._is_over(shard, entry, ttl_seconds, now, {})
+
+    def _is_over(
+        self, shard: Shard, entry: Entry, ttl_seconds: float, now: Now, put: dict[int, float]
+    ) -> bool:
+        if not is_expired(now, ttl_seconds, entry.lived_ms / 1000, ZERO_ID, 0.0):
             return False
-        if not is_expired(now, ttl_seconds, state.updated_ms / 1000, state.newest, state.stamped_ms / 1000):
-            return False
-        # The store's own clock says when it was written to last; of what is gone nothing more is known.
-        modified = self.bucket.modified(layout.log_name(shard.number, state.version - 1)) or 0.0
-        return is_expired(now, ttl_seconds, 0.0, ZERO_ID, modified)
+        # The store's own clock says when it was written to last. Asked once for each segment.
+        if entry.version not in put:
+            put[entry.version] = self._put_at(shard, entry.version)
+        return is_expired(now, ttl_seconds, 0.0, ZERO_ID, put[entry.version])
 
     def expire_locked(self, session_id: str, ttl_seconds: float, now: Now, *, to_trash: bool) -> bool:
         """Take a session away if it is still expired. See ColdTier."""
@@ -227,7 +222,9 @@ class ObjectTier(ObjectWriter):
             for one in sorted(state.trash, key=lambda one: one.ms):
                 after = self._restored(session_id, after, one.state, made)
             # A sign of life: what is taken back must not expire again within the hour.
-            return state if after is state else replace(after, trash=(), stamped_ms=self._now_ms())
+            return (
+                state if after is state else replace(after, trash=(), stamped_ms=self._now_ms(), moved=False)
+            )
 
         return self._change(session_id, change)
 
@@ -248,6 +245,7 @@ class ObjectTier(ObjectWriter):
         dropped = max(old.dropped, new.dropped)
         return replace(
             new,
+            moved=False,
             created_ms=min(old.created_ms, new.created_ms),
             updated_ms=max(old.updated_ms, new.updated_ms),
             parts=self._whole(made, turns, max(old.updated_ms, new.updated_ms)),
@@ -265,18 +263,10 @@ class ObjectTier(ObjectWriter):
     def empty_trash(self, now: Now, days: float) -> int:
         """Remove for good what has been in the trash for so many days. See ColdTier."""
         before_ms = (now.earliest - days * DAY) * 1000
-        removed = 0
 
         def change(state: State) -> State | None:
-            nonlocal removed
             left = tuple(one for one in state.trash if one.ms >= before_ms)
-            removed += len(state.trash) - len(left)
             return None if len(left) == len(state.trash) else replace(state, trash=left)
 
-        total = 0
-        for shard in self._all_shards():
-            shard.synced()
-            removed = 0
-            self._change_shard(shard, change)
-            total += removed
-        return total
+        changed = self._change_all(TRASHED, change)
+        return sum(len(state.trash) - len(after.trash) for state, after in changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from lix_cache.archive.doubts import doubts_about
 from lix_cache.archive.encoding import TURNS_PER_FRAME, WHOLE_FRAME_BYTES, encode_frames
@@ -12,9 +13,10 @@ from lix_cache.archive.index import EMPTY, MAX_DECODED
 from lix_cache.archive.objects.reader import Moved, ObjectReader, contested_in
 from lix_cache.archive.objects.records import Part, Record, State, folded
 from lix_cache.archive.objects.repeats import Settled, repeats_about, repeats_in, settled
-from lix_cache.archive.objects.shard import Commit, Shard
+from lix_cache.archive.objects.shard import SIDE_BY_SIDE, Commit, Shard
 from lix_cache.errors import ArchiveUnavailable, LixCacheError
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of, with_id
+from lix_cache.storage.parallel import side_by_side
 
 __all__ = ["ObjectWriter"]
 
@@ -65,8 +67,12 @@ class ObjectWriter(ObjectReader):
                     shards.setdefault(self._writable(session_id).number, []).append(session_id)
                 except LixCacheError as error:
                     results[session_id] = error
-        for number, session_ids in shards.items():
-            results.update(self._append_together(self._numbered(number), session_ids, batch, contested or {}))
+        calls = [
+            partial(self._append_together, self._numbered(number), session_ids, batch, contested or {})
+            for number, session_ids in shards.items()
+        ]
+        for done in side_by_side(calls, SIDE_BY_SIDE):
+            results.update(done)
         for session_id, result in results.items():
             if batch[session_id] and not isinstance(result, LixCacheError):
                 self.changes.note(session_id)
@@ -101,7 +107,7 @@ class ObjectWriter(ObjectReader):
             # A lease may have ended since we looked.
             if any(shard.state(one).token != self._token(one) for one in session_ids):
                 shard.synced()
-            self.counters["appends"] += self._commit(shard, decide)
+            self.counters.update(("appends",) * self._commit(shard, decide))
         except LixCacheError as error:
             own = {one: found for one, found in results.items() if isinstance(found, LixCacheError)}
             return {**dict.fromkeys(session_ids, error), **own}
@@ -190,13 +196,15 @@ class ObjectWriter(ObjectReader):
         wanted = once(turns)
         if from_window:
             # Redis may have gone back, or have carried out an add that was sent before the deletion.
-            up_to = max(state.deletion.up_to, state.dropped)
-            wanted = [turn for turn in wanted if turn.id > up_to and turn.nonce not in state.deletion.nonces]
-        wanted = [turn for turn in wanted if sign_of(turn) not in state.gone]
+            up_to, gone = max(state.deletion.up_to, state.dropped), state.deletion.nonces
+            if gone or up_to != ZERO_ID:
+                wanted = [turn for turn in wanted if turn.id > up_to and turn.nonce not in gone]
+        if state.gone:
+            wanted = [turn for turn in wanted if sign_of(turn) not in state.gone]
         if not wanted or not state.parts:
             return wanted
         # The copy of a contested message may be anywhere.
-        everywhere = contested or any(turn.nonce in state.doubts for turn in wanted)
+        everywhere = contested or (state.doubts and any(turn.nonce in state.doubts for turn in wanted))
         parts = [part for part in state.parts if everywhere or part.last >= wanted[0].id]
         if not parts:
             return wanted
@@ -283,7 +291,7 @@ class ObjectWriter(ObjectReader):
             if not state.is_there or state.cleared >= state.newest:
                 return state
             now_ms = self._now_ms()
-            return replace(state, cleared=state.newest, stamped_ms=now_ms, changed_ms=now_ms)
+            return replace(state, cleared=state.newest, stamped_ms=now_ms, changed_ms=now_ms, moved=False)
 
         self._change(session_id, change)
 
@@ -358,6 +366,7 @@ class ObjectWriter(ObjectReader):
         return replace(
             state,
             is_there=True,
+            moved=False,
             created_ms=state.created_ms if state.is_there else at_ms,
             updated_ms=max(state.updated_ms, at_ms),
             stamped_ms=max(state.stamped_ms, at_ms),

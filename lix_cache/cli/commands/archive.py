@@ -38,9 +38,13 @@ def adopt(ctx: typer.Context) -> None:
 def copy(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, or s3://bucket/prefix.")],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The same; made if there is none.")],
+    shards: Annotated[
+        int | None,
+        typer.Option(help="Logs of a TARGET on object storage that is made; else as many as SOURCE has."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy every session to another archive: from a folder to object storage, or back.
+    """Copy every session to another archive: from a folder to object storage, back, or to more shards.
 
     Needs no Redis, may be stopped and repeated, and may run while the source is in use: what is there is
     recognised, and what has changed since is brought up to date. To move a store: copy, stop its processes,
@@ -50,7 +54,7 @@ def copy(
     if "://" not in places[0] and not os.path.isdir(places[0]):
         raise typer.BadParameter("SOURCE is no folder")
     with progress("copying") as tell:
-        done = copy_archive(places[0], places[1], on_progress=tell)
+        done = copy_archive(places[0], places[1], shards=shards, on_progress=tell)
     if as_json:
         print_json({"sessions": done.sessions, "messages": done.messages, **listed_failures(done.failed)})
     else:

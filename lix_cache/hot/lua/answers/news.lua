@@ -12,26 +12,28 @@ if generation == known and (is_behind(log, '0-0', log_place) or is_behind(droppe
   generation = sub(redis.sha1hex(generation .. log_place .. dropped_place), 1, 16)
   redis.pcall('HSET', head, 'generation', generation)
 end
--- A page ends where it has the records or the bytes for one.
-local function page(from)
+-- A reply ends where it has the rows of both streams, or the bytes, for one page. They are read a few at
+-- a time, so that large records end it soon behind its bytes.
+local PAGE, BYTES, STEP = 2000, 1048576, 16
+local function page(stream, from, most)
   local rows, bytes = {}, 0
-  while #rows < 10240 and bytes < 4194304 do
-    local some = call('XRANGE', log, from, '+', 'COUNT', 64)
+  while #rows < most and bytes < BYTES do
+    local count = math.min(STEP, most - #rows)
+    local some = call('XRANGE', stream, from, '+', 'COUNT', count)
     for i = 1, #some do
       rows[#rows + 1] = some[i]
       bytes = bytes + #some[i][2][2]
     end
-    if #some < 64 then return rows, 0 end
-    from = '(' .. some[64][1]
+    if #some < count then return rows, 0 end
+    from = '(' .. some[count][1]
   end
   return rows, 1
 end
 if generation == known and reaches(dropped_place, floor) then
-  local rows, more = page('(' .. log_place)
-  local gone = call('XRANGE', dropped, '(' .. dropped_place, '+', 'COUNT', 10240)
-  if #gone == 10240 then more = 1 end
-  return {'news', digits(now), wrong, more, rows, gone}
+  local gone, more_gone = page(dropped, '(' .. dropped_place, PAGE)
+  local rows, more = page(log, '(' .. log_place, PAGE - #gone)
+  return {'news', digits(now), wrong, math.max(more, more_gone), rows, gone}
 end
 local place = end_of_dropped(floor)
-local rows, more = page('-')
+local rows, more = page(log, '-', PAGE)
 return {'all', digits(now), wrong, more, generation, rows, place}

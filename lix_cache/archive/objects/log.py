@@ -1,0 +1,311 @@
+"""What a process knows of a shard's log, and how it learns it. docs/object-layout.md"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
+
+from lix_cache.archive.catalogue import Place
+from lix_cache.archive.objects import layout, segment, snapshot
+from lix_cache.archive.objects.head import Head
+from lix_cache.archive.objects.opened import OpenSnapshot, SnapshotGone
+from lix_cache.archive.objects.order import Entry, entry_of
+from lix_cache.archive.objects.recent import Recent
+from lix_cache.archive.objects.records import EMPTY, Part, Record, State, decoded, folded, marks_of
+from lix_cache.clock import Clock
+from lix_cache.errors import ArchiveUnavailable
+from lix_cache.storage.objects import Bucket
+from lix_cache.storage.parallel import side_by_side
+
+__all__ = ["GRACE_SECONDS", "SIDE_BY_SIDE", "SNAPSHOT_EVERY", "ShardLog"]
+
+#: Segments after which a snapshot shortens the way of those who come new.
+SNAPSHOT_EVERY = 256
+#: What nothing refers to is kept for so long: others may be about to read it.
+GRACE_SECONDS = 86_400.0
+#: Requests that are sent at once beside the first, at most.
+SIDE_BY_SIDE = 7
+#: How often the newest snapshot is opened, because the one before was collected meanwhile.
+_OPENED_AGAIN = 5
+#: Sessions that changed since the snapshot, of which a page looks at once.
+_AT_ONCE = 64
+T = TypeVar("T")
+
+
+class ShardLog:
+    """The sessions of a shard by its newest snapshot and the segments since. Safe between threads.
+
+    Args:
+        bucket: where the objects are.
+        number: of the shard.
+        clock: time.
+        counters: of the tier.
+        grace_seconds: how long what nothing refers to is kept.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        number: int,
+        clock: Clock,
+        counters: Counter[str],
+        *,
+        grace_seconds: float = GRACE_SECONDS,
+        snapshot_every: int = SNAPSHOT_EVERY,
+    ) -> None:
+        self.number = number
+        self._bucket = bucket
+        self._clock = clock
+        self._counters = counters
+        self._grace = grace_seconds
+        self._every = snapshot_every
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._is_known = False
+        self._next = self._looked = 0
+        self._is_deciding = False
+        self._base = OpenSnapshot(self._bucket, self.number, snapshot.Header())
+        #: What the segments since the snapshot say of each session.
+        self._since: dict[str, list[Record | State]] = {}
+        self._numbers: dict[str, list[int]] = {}
+        self._recent = Recent(self._since.__getitem__)
+        #: The stored ids in ``_since``, sorted, by how many segments were known then.
+        self._names: tuple[int, list[str]] = (-1, [])
+        self._seen_end = (0.0, 0.0)
+
+    # -- knowing ------------------------------------------------------------------------------
+
+    def synced(self) -> None:
+        """Learn what others have committed until now: one request where there is nothing new."""
+        with self._held():
+            self._sync()
+
+    def start_over(self) -> None:
+        """Forget what is known: the next look begins with the newest snapshot."""
+        with self._held():
+            self._is_known = False
+
+    def state(self, session_id: str) -> State:
+        """Return what is known of a session."""
+        return self._looked_at(partial(self._state, session_id))
+
+    def states(self, marks: int = 0) -> Iterator[tuple[str, State]]:
+        """Yield every session that is known of, sorted by the bytes of the stored id.
+
+        Between two of them others may commit. What was there before and is there after is among them.
+
+        Args:
+            marks: those that have one of these marks (records.py); all by default.
+        """
+        begin: str | None = ""
+        while begin is not None:
+            group, begin = self._looked_at(partial(self._states_from, begin, marks))
+            yield from group
+
+    def used_before(self, place: Place | None) -> list[Entry]:
+        """Return some of the sessions before a place, the last used first; none if there are no more."""
+        return self._looked_at(partial(self._used_before, place))
+
+    def _looked_at(self, look: Callable[[], T]) -> T:
+        """Look at what is known; again at a newer snapshot where the one that is known was collected."""
+        with self._held():
+            if self._is_deciding:
+                # What was decided until here rests on the old one: the commit begins anew.
+                return look()
+            for _ in range(_OPENED_AGAIN):
+                if not self._is_known:
+                    self._sync()
+                try:
+                    return look()
+                except SnapshotGone:
+                    self._is_known = False
+            raise self._too_late()
+
+    def _too_late(self) -> ArchiveUnavailable:
+        return ArchiveUnavailable(
+            f"the snapshots of shard {self.number} went while they were read; try again"
+        )
+
+    def _states_from(self, name: str, marks: int) -> tuple[list[tuple[str, State]], str | None]:
+        """Return the states of the next block, and the stored id with which the one after it begins."""
+        if self._names[0] != self._next:
+            self._names = self._next, sorted(self._since)
+        packed, end = self._base.states_from(name)
+        names = self._names[1]
+        new = names[bisect_left(names, name) : None if end is None else bisect_left(names, end)]
+        found: list[tuple[str, State]] = []
+        for session_id in sorted({*packed, *new}):
+            if session_id not in self._since:
+                data = packed[session_id]
+                if not marks or data[0] & marks:
+                    found.append((session_id, self._base.decoded(data)))
+            elif not marks or marks_of(self._state(session_id)) & marks:
+                found.append((session_id, self._state(session_id)))
+        return found, end
+
+    def _used_before(self, place: Place | None) -> list[Entry]:
+        self._recent.settle()
+        index = self._base.runs_before(place)
+        while True:
+            low = self._base.header.runs[index - 1].first if index else None
+            new = self._recent.between(low, place, _AT_ONCE)
+            if len(new) == _AT_ONCE:
+                low = new[0]
+            found = [self._entry(one) for one in new]
+            for one in self._base.run(index - 1) if index else ():
+                is_between = (low is None or one[0] >= low) and (place is None or one[0] < place)
+                if is_between and one[0].name not in self._recent:
+                    found.append(self._base.entry(one))
+            if found or not index:
+                return sorted(found, reverse=True)
+            index -= 1
+
+    def _entry(self, place: Place) -> Entry:
+        entry = entry_of(place.session_id, self._state(place.session_id))
+        assert entry is not None  # noqa: S101 - it has a place
+        return entry._replace(place=place)
+
+    def pending(self) -> list[str]:
+        """Return the sessions that are marked as pending."""
+        self.synced()
+        return self._looked_at(self._pending)
+
+    def _pending(self) -> list[str]:
+        known = dict.fromkeys((*self._base.header.pending, *self._since))
+        return [session_id for session_id in known if self._state(session_id).pending]
+
+    def _held(self) -> threading.RLock:
+        if self._pid != os.getpid():
+            # What held the lock did not come along with a fork.
+            self._forget()
+        return self._lock
+
+    def _state(self, session_id: str) -> State:
+        news = self._since.get(session_id)
+        if news is not None and isinstance(news[-1], State):
+            return news[-1]
+        state = self._base.state(session_id) or EMPTY
+        for number, one in zip(self._numbers.get(session_id, ()), news or (), strict=True):
+            state = one if isinstance(one, State) else folded(state, one, number)
+        if news is not None:
+            self._since[session_id], self._numbers[session_id] = [state], [-1]
+        return state
+
+    def _sync(self) -> None:
+        # What was removed could be taken for the end of the log by one who was away for so long.
+        if self._is_known and self._away() > self._grace / 2:
+            self._is_known = False
+        is_new = not self._is_known
+        if is_new:
+            self._load()
+        count, most = 0, self._every if is_new else 1
+        while True:
+            # Before the request: from then on there may be more.
+            at = (self._clock.time(), self._clock.monotonic())
+            # Who begins, and has found many, will find more up to the next snapshot: several at once. The
+            # last ones may not be there. Who follows others is quicker one by one.
+            ahead = max(1, min(SIDE_BY_SIDE + 1, count // 8)) if count < most else 1
+            calls = [partial(self._read, self._next + n) for n in range(ahead)]
+            for found in side_by_side(calls, SIDE_BY_SIDE):
+                if found is None:
+                    break
+                self._apply(found)
+                count += 1
+            else:
+                continue
+            if self._next - self._looked >= 2 * self._every:
+                # One who only reads makes no snapshots, and must not keep the whole log in memory.
+                self._looked = self._next
+                if self._newest_snapshot() > self._base.number:
+                    self._load()
+            elif is_new and self._goes_on():
+                # Others committed between the two looks.
+                continue
+            else:
+                self._seen_end = at
+                self._is_known = True
+                return
+
+    def _goes_on(self) -> bool:
+        """Whether the log goes on where it seemed to end.
+
+        Raises:
+            ArchiveCorrupt: it goes on behind a gap, as in a copy that was made while it grew: what is behind
+                would be lost, or be read as if it came after what is written now.
+        """
+        name = layout.log_name(self.number, self._next)
+        names = self._bucket.names(layout.log_start(self.number), name)
+        # Not what a file manager or a copying tool has left there.
+        if not any(layout.number_of(one.name) for one in names):
+            return False
+        # A segment is put when the one before is there, but a listing may show them in any order.
+        if self._bucket.get(name, 0, 1) is None:
+            raise decoded("segment", name, "it is missing, and later ones are there")
+        return True
+
+    def _away(self) -> float:
+        time, monotonic = self._seen_end
+        return max(self._clock.time() - time, self._clock.monotonic() - monotonic)
+
+    def _newest_snapshot(self) -> int:
+        snaps = self._bucket.names(layout.snap_start(self.number))
+        return max((layout.number_of(one.name) or 0 for one in snaps), default=0)
+
+    def _load(self) -> None:
+        # Until all behind the snapshot is read: a request that fails on the way must not leave a part of the
+        # log for all of it.
+        self._is_known = False
+        for _ in range(_OPENED_AGAIN):
+            header = snapshot.Header()
+            if newest := self._newest_snapshot():
+                name = layout.snap_name(self.number, newest)
+                data = self._begin_of(name, snapshot.HEAD)
+                if data is None:
+                    continue
+                header = snapshot.parsed(data, name)
+            self._begin_with(header)
+            return
+        raise self._too_late()
+
+    def _begin_with(self, header: snapshot.Header) -> None:
+        self._base = OpenSnapshot(self._bucket, self.number, header)
+        self._next = self._looked = header.number
+        self._since.clear()
+        self._numbers.clear()
+        self._recent.clear()
+        self._names = (-1, [])
+
+    def _read(self, number: int) -> segment.Segment | None:
+        name = layout.log_name(self.number, number)
+        data = self._begin_of(name, segment.HEAD)
+        return None if data is None else segment.parsed(data, number, name)
+
+    def _begin_of(self, name: str, head: Head) -> bytes | None:
+        """Return an object's head and what belongs to it, mostly in one request; None if it is not there."""
+        data = self._bucket.get(name, 0, segment.FIRST_READ)
+        if data is not None and (needed := head.needed(data, name)) > len(data):
+            return self._bucket.get(name, 0, needed) or b""
+        return data
+
+    def _apply(self, found: segment.Segment) -> None:
+        for record in found.records:
+            self._since.setdefault(record.session_id, []).append(record)
+            self._numbers.setdefault(record.session_id, []).append(self._next)
+            if record.token is None:
+                self._recent.changed(record.session_id)
+        self._next += 1
+
+    # -- frames -------------------------------------------------------------------------------
+
+    def read_part(self, part: Part) -> bytes | None:
+        """Return the bytes of a frame; None if its segment is gone."""
+        name = layout.log_name(self.number, part.segment or 0)
+        return self._bucket.get(name, part.offset, part.length)

@@ -1,0 +1,161 @@
+"""What Redis loses of what it acknowledged is counted by each process, message by message."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lix_cache.config import CacheConfig
+from lix_cache.messages.turn import Turn
+from lix_cache.session import changes, rounds, whole
+from lix_cache.session.reconcile import known_length
+from tests.support import RedisServer
+from tests.support.lab import Process
+from tests.support.twins import Twins
+
+pytestmark = pytest.mark.promise("no-loss")
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server of the test's own, which starts from what it last saved."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def config(server: RedisServer, tmp_path: Path) -> CacheConfig:
+    return server.config(
+        archive_dir=tmp_path / "archive",
+        redis_key_prefix=f"t{uuid.uuid4().hex}",
+        hot_window_size=6,
+        archive_batch_turns=3,
+        redis_retry_seconds=0,
+        evictor_enabled=False,
+    )
+
+
+def add(process: Process, *texts: str) -> list[str]:
+    for text in texts:
+        process.add(text)
+    return list(texts)
+
+
+def lost(process: Process) -> int:
+    return process.store.counters["lost_messages"]
+
+
+@pytest.mark.parametrize("first_use", ["add", "context", "full", "stats", "a daemon, then add"])
+def test_what_only_the_dead_server_had_is_counted(
+    config: CacheConfig, server: RedisServer, first_use: str
+) -> None:
+    process = Process(config)
+    kept = add(process, "a", "b")
+    server.save()
+    gone = add(process, "c", "d", "e")
+    server.go_back()
+    if first_use.startswith("a daemon"):
+        # It moves what there is; so the window is new when this process comes.
+        daemon = Process(config)
+        daemon.drive(rounds.offload_idle(daemon.store, 0))
+    if first_use.endswith("add"):
+        kept += add(process, "f")
+    elif first_use == "stats":
+        process.drive(known_length(process.session))
+    else:
+        process.context() if first_use == "context" else process.full()
+    assert lost(process) == len(gone)
+    # Once, whatever comes after.
+    kept += add(process, "g")
+    process.drive(known_length(process.session))
+    assert lost(process) == len(gone)
+    assert Process(config).full() == kept
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_each_of_several_processes_counts_its_own(
+    config: CacheConfig, server: RedisServer, count: int
+) -> None:
+    """The first to come brings the window together with the archive; the others must know all the same."""
+    users = [Process(config) for _ in range(count)]
+    for number, user in enumerate(users):
+        add(user, f"kept {number}")
+    server.save()
+    for number, user in enumerate(users):
+        add(user, *(f"gone {number} {i}" for i in range(number + 1)))
+    server.go_back()
+    for number, user in enumerate(users):
+        add(user, f"after {number}")
+    assert [lost(user) for user in users] == [number + 1 for number in range(count)]
+    left = [*(f"kept {n}" for n in range(count)), *(f"after {n}" for n in range(count))]
+    assert Process(config).full() == left
+
+
+def test_what_is_on_disk_is_not_lost(config: CacheConfig, server: RedisServer) -> None:
+    process = Process(config)
+    add(process, *(f"m{n}" for n in range(4)))
+    server.save()
+    add(process, *(f"m{n}" for n in range(4, 20)))
+    # The window is cut; the others are on disk.
+    process.drive(rounds.spill_overflow(process.store))
+    server.go_back()
+    add(process, "after")
+    assert lost(process) == 20 - len(process.full()) + 1
+    assert 0 < lost(process) < 6 + 3
+
+
+@pytest.mark.parametrize("how", ["pop", "delete", "edit", "delete the session", "replace all", "clear"])
+def test_what_was_taken_out_is_not_lost(config: CacheConfig, server: RedisServer, how: str) -> None:
+    process, other = Process(config), Process(config)
+    add(process, "a", "b", "c")
+    last = process.session.seen.newest
+    flows: dict[str, Any] = {
+        "pop": changes.pop_last(other.session),
+        "delete": changes.delete_message(other.session, last),
+        "edit": changes.edit(
+            other.session, last, lambda old: Turn(old.id, {**old.body, "content": "x"}, None)
+        ),
+        "delete the session": whole.delete(other.session),
+        "replace all": changes.replace_all(other.session, [other.turn("x")], None),
+        "clear": whole.clear(other.session),
+    }
+    other.drive(flows[how])
+    server.kill()
+    server.start()
+    add(process, "after")
+    process.full()
+    assert lost(process) == 0
+
+
+@pytest.mark.parametrize("durability", ["disk", "redis"])
+def test_a_server_that_forgets_all(
+    twins: Twins, config: CacheConfig, server: RedisServer, durability: str
+) -> None:
+    cache = twins.make("HybridConversationCache", "s", config.replace(durability=durability))
+    for text in "abc":
+        cache.add_message("user", text)
+    server.go_back()
+    # The statistics alone find it out.
+    counters = cache.get_stats()["counters"]
+    assert counters.get("lost_messages", 0) == (0 if durability == "disk" else 3)
+
+
+def test_a_connection_that_is_new_loses_nothing(config: CacheConfig, server: RedisServer) -> None:
+    process = Process(config)
+    add(process, *(f"m{n}" for n in range(5)))
+    with server.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    add(process, "after")
+    assert lost(process) == 0
+    assert len(process.session.seen.entrusted) == 6
+
+
+def test_as_much_is_remembered_as_a_window_may_hold(config: CacheConfig) -> None:
+    process = Process(config)
+    add(process, *(f"m{n}" for n in range(60)))
+    # The window, and batches that a daemon may be late with.
+    assert len(process.session.seen.entrusted) == 6 + 5 * 3

@@ -1,0 +1,1 @@
+from tests.contract.test_answers import *  # noqa: F403

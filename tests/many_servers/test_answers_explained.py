@@ -1,0 +1,1 @@
+from tests.contract.test_answers_explained import *  # noqa: F403

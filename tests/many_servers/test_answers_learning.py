@@ -1,0 +1,1 @@
+from tests.contract.test_answers_learning import *  # noqa: F403

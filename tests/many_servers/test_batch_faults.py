@@ -1,0 +1,1 @@
+from tests.fault.test_batch_faults import *  # noqa: F403

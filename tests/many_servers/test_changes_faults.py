@@ -1,0 +1,1 @@
+from tests.fault.test_changes_faults import *  # noqa: F403

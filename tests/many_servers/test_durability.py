@@ -1,0 +1,1 @@
+from tests.fault.test_durability import *  # noqa: F403

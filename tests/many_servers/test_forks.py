@@ -1,0 +1,1 @@
+from tests.fault.test_forks import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.contract.test_in_flight import *  # noqa: F403

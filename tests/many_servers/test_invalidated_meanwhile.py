@@ -1,0 +1,1 @@
+from tests.contract.test_invalidated_meanwhile import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.contract.test_layout import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.contract.test_namespaces import *  # noqa: F403

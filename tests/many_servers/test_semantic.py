@@ -1,0 +1,1 @@
+from tests.contract.test_semantic import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.contract.test_session_batches import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.contract.test_urls import *  # noqa: F403
