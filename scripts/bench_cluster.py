@@ -68,6 +68,13 @@ def urls_beside_one_server(
     return ratios(lambda: many.batch_get(names), lambda: one.batch_get(names), rounds, count)
 
 
+def new_file(folder: str) -> float:
+    """Return microseconds for making an empty file: what the disk asks at each session's first move."""
+    names = (f"{folder}/new {number}" for number in range(500))
+    wall, _ = timed(lambda: Path(next(names)).touch(), 500)
+    return wall
+
+
 def rounds_of_the_daemon(config: CacheConfig, sessions: int) -> dict[str, float]:
     caches = [HybridConversationCache(f"evicted {i}", config) for i in range(sessions)]
     for cache in caches:
@@ -91,19 +98,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run: the numbers mean nothing")
     parser.add_argument("--json", metavar="FILE", help="where the figures go")
+    parser.add_argument("--archive", metavar="FOLDER", help="where the archives are made, and removed again")
     chosen = parser.parse_args()
     rounds, count, sessions = (2, 20, 60) if chosen.quick else (15, 100, 1000)
     with (
         RedisCluster(3) as cluster,
         RedisServer(appendonly=True) as server,
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory(dir=chosen.archive) as folder,
     ):
         there = cluster.config(archive_dir=f"{folder}/there", evictor_enabled=False)
         here = server.config(archive_dir=f"{folder}/here", evictor_enabled=False)
         figures = {
             "add": add_beside_one_server(there, here, rounds, count),
             "32 urls": urls_beside_one_server(there, here, rounds, count // 4),
-            "daemon, 1,024 buckets": rounds_of_the_daemon(there, sessions),
+            "daemon, 1,024 buckets": {
+                **rounds_of_the_daemon(there, sessions),
+                "new_file_us": new_file(folder),
+            },
         }
     for name, found in figures.items():
         print(f"{name}: " + ", ".join(f"{what} {value:.3g}" for what, value in found.items()))

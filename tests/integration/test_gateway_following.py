@@ -48,7 +48,9 @@ def together(
     try:
         for thread in threads:
             thread.start()
-        wait_until(lambda: gateway.core.metrics.open == count)
+        wait_until(lambda: got or gateway.core.metrics.open == count, what=f"{count} open requests")
+        early = [(reply.status, reply.state, reply.body[:500]) for reply in got]
+        assert not early, "answered before the provider was"
     finally:
         provider.gate.set()
         for thread in threads:

@@ -101,7 +101,7 @@ def test_availability_costs_what_a_lookup_costs(make: Any, proxy: CountingProxy)
     assert proxy.batches == [["EVALSHA"]] * 4
 
 
-def test_ten_thousand_entries_come_in_six_pages_and_then_cost_no_more(
+def test_ten_thousand_entries_come_in_21_pages_and_then_cost_no_more(
     redis_config: CacheConfig, proxy_config: CacheConfig, proxy: CountingProxy
 ) -> None:
     settings: dict[str, Any] = {
@@ -117,7 +117,7 @@ def test_ten_thousand_entries_come_in_six_pages_and_then_cost_no_more(
     # The server knows the scripts, and there is a connection.
     assert writer.check_availability("like q")
     SemanticCache(Meanings(TABLE), proxy_config, **with_settings(**settings)).lookup("far", context={"w": 1})
-    for query, first, later in (("q", 1, 1), ("far", 6, 1), ("like q", 7, 2)):
+    for query, first, later in (("q", 1, 1), ("far", 21, 1), ("like q", 22, 2)):
         # A cache whose index is empty, and which must fetch it; then one that has it.
         cache = apart(SemanticCache(Meanings(TABLE), proxy_config, **with_settings(**settings)))
         for trips in (first, later):

@@ -13,7 +13,7 @@ from lix_cache.hot.scripts import Script
 
 __all__ = ["small_pages"]
 
-_USUAL = "local PAGE, BYTES, STEP = 2000, 1048576, 16"
+_USUAL = "local PAGE, BYTES, STEP = 500, 262144, 16"
 _ROWS = 3
 
 
@@ -22,7 +22,7 @@ class _Small(Script):
     def source(self) -> str:
         text = Script(self.name).source
         assert text.count(_USUAL) == 1
-        return text.replace(_USUAL, f"local PAGE, BYTES, STEP = {_ROWS}, 1048576, 2")
+        return text.replace(_USUAL, f"local PAGE, BYTES, STEP = {_ROWS}, 262144, 2")
 
 
 @contextmanager

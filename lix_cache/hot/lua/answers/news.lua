@@ -14,7 +14,7 @@ if generation == known and (is_behind(log, '0-0', log_place) or is_behind(droppe
 end
 -- A reply ends where it has the rows of both streams, or the bytes, for one page. They are read a few at
 -- a time, so that large records end it soon behind its bytes.
-local PAGE, BYTES, STEP = 2000, 1048576, 16
+local PAGE, BYTES, STEP = 500, 262144, 16
 local function page(stream, from, most)
   local rows, bytes = {}, 0
   while #rows < most and bytes < BYTES do
