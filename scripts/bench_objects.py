@@ -92,7 +92,8 @@ def moved(bucket: ObjectBucket, store: Any, messages: int) -> tuple[Commits, Cou
     rounds: list[Commits] = []
     last: list[Any] = []
     done = 0
-    create, encode = bucket.create, writer.encode_frames
+    patched: Any = writer
+    create, encode = bucket.create, patched.encode_frames
     encoded = 0.0
 
     def timed_encoding(*parts: Any) -> Any:
@@ -114,7 +115,7 @@ def moved(bucket: ObjectBucket, store: Any, messages: int) -> tuple[Commits, Cou
         return time.perf_counter() - began
 
     bucket.create = timed  # type: ignore[method-assign]
-    writer.encode_frames = timed_encoding  # type: ignore[attr-defined]
+    patched.encode_frames = timed_encoding
     before = Counter(bucket.requests)
     while done < messages:
         group = sessions[(done // BATCH) % len(sessions) :][:ROUND]
@@ -133,7 +134,7 @@ def moved(bucket: ObjectBucket, store: Any, messages: int) -> tuple[Commits, Cou
         rounds.append(Commits(whole, put, encoded, own, alone, whole / alone, len(data)))
         done += len(group) * BATCH
     del bucket.create
-    writer.encode_frames = encode  # type: ignore[attr-defined]
+    patched.encode_frames = encode
     medians = Commits(*(statistics.median(column) for column in zip(*rounds, strict=True)))
     return medians, Counter(bucket.requests) - before
 

@@ -602,6 +602,31 @@ def test_an_exchange_waits_for_replies_and_gives_up(lab: Lab) -> None:
         assert len(lab.toys) == 1
 
 
+def test_after_an_exchange_that_was_refused_the_next_reply_waits_for_its_place(lab: Lab) -> None:
+    lab.options = {"most_live": 1, "serial": False}
+    with lab.gateway(admin_key=digest_of_key(ADMIN), local={"drain_seconds": 0.2}) as gateway:
+        post(gateway.url, said())
+        lab.toy.gate.clear()
+        replies: list[Any] = []
+
+        def send(turns: int) -> threading.Thread:
+            thread = threading.Thread(target=lambda: replies.append(post(gateway.url, said(turns))))
+            thread.start()
+            return thread
+
+        first = send(3)
+        wait_until(lambda: lab.toy.at_once, 20, "the generation")
+        assert swap(gateway, "toy:2").status == 409
+        second = send(5)
+        local = gateway.core.local["local"]
+        wait_until(lambda: local._waiting == 1, 20, "the second reply to wait")
+        lab.toy.gate.set()
+        for thread in (first, second):
+            thread.join(60)
+        assert [reply.status for reply in replies] == [200, 200]
+        assert lab.toy.at_once == 0
+
+
 def test_a_model_that_cannot_be_loaded_is_said_and_can_be_replaced(lab: Lab) -> None:
     upstreams = (UpstreamSettings("local", "local:brick:1"),)
     with lab.gateway(upstreams=upstreams, admin_key=digest_of_key(ADMIN)) as gateway:
@@ -619,6 +644,27 @@ def test_without_a_local_model_there_is_none(redis_config: CacheConfig) -> None:
     with RunningGateway("http://127.0.0.1:9", None, admin_key=digest_of_key(ADMIN)) as gateway:
         assert ask(gateway.url, "GET", "/admin/models", None, ADMIN_HEADERS).status == 404
         assert "models" not in ask(gateway.url, "GET", "/ready").json
+
+
+def test_a_forced_call_that_outgrows_the_context_ends_as_length(lab: Lab) -> None:
+    fields = {name: {"type": "string"} for name in ("city", "country", "street", "zip")}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"properties": fields}}}
+    with lab.gateway() as gateway:
+        context = gateway.core.local["local"].model.engine.context_tokens
+        seen = set()
+        for free in (900, 700, 500, 300):
+            body = said()
+            body["messages"] = [{"role": "user", "content": "w" * (context - free)}]
+            body |= {"tools": [tool], "tool_choice": "required"}
+            reply = post(gateway.url, body)
+            if reply.status == 200:
+                choice = reply.json["choices"][0]
+                seen.add(choice["finish_reason"])
+                assert (choice["finish_reason"] == "tool_calls") == bool(choice["message"].get("tool_calls"))
+                assert post(gateway.url, {**body, "stream": True}).is_whole
+            else:
+                assert reply.status == 400, "refused before anything was begun"
+        assert "length" in seen
 
 
 # -- agents ---------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lix_cache.errors import EngineError
+from lix_cache.errors import EngineError, InvalidInput
 from lix_cache.gateway.local.asking import Asked
 from lix_cache.gateway.local.calls import Call, CallReader, with_tools_as_text
 from lix_cache.gateway.local.forced import forced_call
@@ -18,6 +18,8 @@ from lix_cache.kv.reply import Reply, Usage
 
 __all__ = ["Begun", "Whose", "answering", "knows_tools"]
 
+#: Tokens of one value of a forced call: a model that never ends a text would fill the context with it.
+_LONGEST_VALUE = 2048
 _PROBE = [
     {
         "type": "function",
@@ -165,25 +167,29 @@ class _Parts:
         self._model, self._asked, self._first, self._options = model, asked, first, options
         self.made = 0
 
-    def complete(self, written: str, stops: Sequence[str], most: int) -> str:
+    def complete(self, written: str, stops: Sequence[str], most: int | None) -> str:
         """Return what the model goes on with.
 
         Raises:
-            _Cut: the limit is reached, or a stop text of the request.
+            _Cut: the limit, or the end of the context, is reached, or a stop text of the request.
         """
         limit = self._asked.max_tokens
-        left = most + 1 if limit is None else limit - self.made
+        left = _LONGEST_VALUE if limit is None else min(limit - self.made, _LONGEST_VALUE)
         if left <= 0:
             raise _Cut("length", None)
-        reply = self._model.generate(
-            [*self._first.prompt, *self._model.engine.tokenize(written)],
-            session=self._first.session,
-            # One that is the structure's own ends a value, and not the answer.
-            stop=[*stops, *self._asked.stop],
-            max_tokens=min(most, left),
-            is_part=True,
-            **self._options,
-        )
+        try:
+            reply = self._model.generate(
+                [*self._first.prompt, *self._model.engine.tokenize(written)],
+                session=self._first.session,
+                # One that is the structure's own ends a value, and not the answer.
+                stop=[*stops, *self._asked.stop],
+                max_tokens=left if most is None else min(most, left),
+                is_part=True,
+                **self._options,
+            )
+        except InvalidInput:
+            # The prompt fitted, and was begun: what was filled in since has taken the rest of the context.
+            raise _Cut("length", None) from None
         try:
             text = reply.all()
         finally:
@@ -191,6 +197,6 @@ class _Parts:
             self.made += reply.count
         if reply.stopped_by is not None and reply.stopped_by not in stops:
             raise _Cut("stop", reply.stopped_by)
-        if reply.finish_reason == "length" and left <= most:
+        if reply.finish_reason == "length" and (most is None or left <= most):
             raise _Cut("length", None)
         return text

@@ -12,6 +12,9 @@ from typing import Any
 
 import orjson
 
+from lix_cache.errors import CodecError
+from lix_cache.gateway.plain_json import dump, parse
+
 __all__ = ["Call", "CallReader", "with_tools_as_text"]
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
@@ -108,15 +111,15 @@ class CallReader:
 
     def _calls(self, text: str) -> list[Call] | None:
         try:
-            value = orjson.loads(text.strip())
-        except orjson.JSONDecodeError:
+            value = parse(text.strip().encode(errors="replace"))
+        except CodecError:
             return None
         found = []
         for one in value if isinstance(value, list) else [value]:
             arguments = one.get("arguments", one.get("parameters", {})) if isinstance(one, Mapping) else None
             if not isinstance(arguments, Mapping) or one.get("name") not in self._names:
                 return None
-            found.append(Call(one["name"], orjson.dumps(arguments).decode()))
+            found.append(Call(one["name"], dump(arguments).decode()))
         return found or None
 
 

@@ -2,29 +2,33 @@
 
 So it is valid whatever the model, and with every engine. Lengths, ranges and choices of the schema hold;
 patterns and formats are the model's to keep. The structure is the same whatever the model says, so what
-cannot be honoured is found before anything is made: by filling the call with nothing.
+cannot be honoured is found before anything is made: by filling the call with nothing. No value is cut: one
+that does not end ends the answer.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.local.calls import Call
+from lix_cache.gateway.plain_json import dump
 
 __all__ = ["Complete", "check_forced", "forced_call"]
 
-#: Given all that was written, texts that end it and the most tokens, returns what the model goes on with.
-Complete = Callable[[str, Sequence[str], int], str]
+#: Given all that was written, texts that end a value and the most tokens, returns what the model goes on
+#: with. With no number of tokens it has all that are left, and where it needs more there is no call.
+Complete = Callable[[str, Sequence[str], "int | None"], str]
 
 _MOST_DEPTH = 8
 _MOST_VALUES = 128
-_LONGEST_TEXT = 96
+#: What ends a value that has no quotes.
+_ENDS = (",", "}", "]", "\n")
 #: Fields that need not be there are filled as long as there are fewer values.
 _MOST_OPTIONAL = 64
 _MOST_LENGTH = 1 << 16
@@ -32,7 +36,8 @@ _LEAST_WHOLE, _MOST_WHOLE = -(1 << 63), (1 << 63) - 1
 #: What a value may break that is made without a look at it.
 _NOT_KEPT = (
     "not", "if", "contains", "dependencies", "dependentRequired", "dependentSchemas", "minProperties",
-    "multipleOf", "patternProperties", "prefixItems", "propertyNames", "$dynamicRef", "$recursiveRef",
+    "multipleOf", "patternProperties", "prefixItems", "propertyNames", "unevaluatedItems",
+    "unevaluatedProperties", "$dynamicRef", "$recursiveRef",
 )  # fmt: skip
 #: What no value breaks.
 _NOTES = {
@@ -56,7 +61,9 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "object": lambda one: isinstance(one, Mapping),
     "array": lambda one: isinstance(one, list),
 }
-_NUMBER = re.compile(r"\s*(-?\d{1,15}(?:\.\d{1,15})?)")
+_NUMBER = re.compile(r"""[\s"']*\+?(-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)""")
+#: What a choice is looked at for; a pattern and a format are the model's to keep here as well.
+_OF_CHOICES = {"type", "enum", "const", "minLength", "maxLength", "pattern", "format"}
 
 
 def check_forced(tools: Sequence[Mapping[str, Any]]) -> None:
@@ -88,7 +95,7 @@ def forced_call(tools: Sequence[Mapping[str, Any]], complete: Complete) -> tuple
         raise _cannot("parameters that are no object")
     arguments = filling.object(schema, 0)
     filling.text += "}\n</tool_call>"
-    return Call(name, orjson.dumps(arguments).decode()), filling.text
+    return Call(name, dump(arguments).decode()), filling.text
 
 
 def _cannot(what: str) -> Refused:
@@ -110,6 +117,8 @@ def _kinds_of(schema: Mapping[str, Any]) -> list[str]:
     return sorted(kinds, key=lambda one: one == "null")
 
 
+#: Digits of a number; each may be a token of its own.
+_LONGEST_NUMBER = 64
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
@@ -127,8 +136,8 @@ def _range(schema: Mapping[str, Any], *, whole: bool) -> tuple[float, float]:
     for name in _LIMITS:
         if name in schema and not (isinstance(schema[name], (int, float)) and math.isfinite(schema[name])):
             raise _cannot(f"{name} that is no number")
-    low: list[float] = [_LEAST_WHOLE] if whole else [-math.inf]
-    high: list[float] = [_MOST_WHOLE] if whole else [math.inf]
+    low: list[float] = [-math.inf if whole else -sys.float_info.max]
+    high: list[float] = [math.inf if whole else sys.float_info.max]
     for limits, name, outward, nearest in (
         (low, "minimum", math.inf, math.ceil),
         (high, "maximum", -math.inf, math.floor),
@@ -146,7 +155,7 @@ def _range(schema: Mapping[str, Any], *, whole: bool) -> tuple[float, float]:
                 limits.append(there + step if there == beyond else there)
             else:
                 limits.append(math.nextafter(beyond, outward))
-    if max(low) > min(high):
+    if max(low) > min(high) or max(low) > _MOST_WHOLE or min(high) < _LEAST_WHOLE:
         raise _cannot("a range of numbers that is empty, or beyond 64 bits")
     return max(low), min(high)
 
@@ -158,13 +167,19 @@ class _Filling:
         self.text = ""
         self.root: Mapping[str, Any] = {}
 
-    def chosen(self, texts: list[str]) -> str:
-        """Write the one of some texts that what the model says begins with for longest."""
-        self.text += '"'
-        said = self._complete(self.text, ['"'], 24) if len(texts) > 1 else ""
-        found = max(texts, key=lambda one: _common(one, said))
-        self.text += orjson.dumps(found).decode()[1:]
-        return found
+    def chosen(self, choices: Sequence[Any]) -> Any:
+        """Write the one of some values that the model says, or else comes nearest to."""
+        written = [dump(one).decode() for one in choices]
+        are_texts = all(isinstance(one, str) for one in choices)
+        begun, ends = ('"', ('"',)) if are_texts else ("", _ENDS)
+        said = ""
+        if len(choices) > 1:
+            said = self._complete(self.text + begun, ends, max(map(len, written)) + 2).strip()
+        rest = [one.removeprefix(begun).removesuffix(begun) for one in written]
+        # A name may begin with another one: what is said whole is that, and of equals the shorter one.
+        number = max(range(len(rest)), key=lambda i: (rest[i] == said, _common(rest[i], said), -len(rest[i])))
+        self.text += written[number]
+        return choices[number]
 
     def value(self, schema: Any, depth: int) -> Any:
         """Write a value of a schema and return it."""
@@ -174,7 +189,7 @@ class _Filling:
             raise _cannot(f"more than {_MOST_VALUES} values")
         kinds = _kinds_of(schema)
         if "const" in schema or "enum" in schema:
-            return self._one_of(schema, kinds)
+            return self.chosen(_choices_of(schema, kinds))
         kind = kinds[0]
         if kind == "object":
             return self.object(schema, depth)
@@ -185,16 +200,6 @@ class _Filling:
         if kind == "boolean":
             return self._written(self._complete(self.text, [",", "}"], 4).strip().lower().startswith("t"))
         return self._written(None) if kind == "null" else self._string(schema)
-
-    def _one_of(self, schema: Mapping[str, Any], kinds: list[str]) -> Any:
-        choices = [schema["const"]] if "const" in schema else schema["enum"]
-        if "type" in schema and isinstance(choices, list):
-            choices = [one for one in choices if any(_KINDS[kind](one) for kind in kinds)]
-        if not isinstance(choices, list) or not choices:
-            raise _cannot("an enum or const without a value of its type")
-        if all(isinstance(one, str) for one in choices):
-            return self.chosen(choices)
-        return self._written(choices[0])
 
     def resolved(self, schema: Any) -> Mapping[str, Any]:
         """Return what a schema refers to, or the first of what it may be, with what stands beside it."""
@@ -217,6 +222,10 @@ class _Filling:
         if name != "$ref":
             if not isinstance(value, list) or not value or (name == "allOf" and len(value) > 1):
                 raise _cannot(f"{name} of several schemas at once, or of none")
+            if name == "oneOf":
+                first = self.resolved(value[0])
+                if not all(_exclude(first, self.resolved(other)) for other in value[1:]):
+                    raise _cannot("oneOf of schemas that one value may fit both of")
             return value[0]
         found: Any = self.root
         parts = value[1:].split("/")[1:] if isinstance(value, str) and value[:2] in ("#", "#/") else ["?"]
@@ -228,7 +237,7 @@ class _Filling:
         return found
 
     def _written(self, value: Any) -> Any:
-        self.text += orjson.dumps(value).decode()
+        self.text += dump(value).decode()
         return value
 
     def object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
@@ -251,7 +260,7 @@ class _Filling:
         made: dict[str, Any] = {}
         self.text += "{"
         for name in names:
-            self.text += (", " if made else "") + orjson.dumps(name).decode() + ": "
+            self.text += (", " if made else "") + dump(name).decode() + ": "
             made[name] = self.value(properties.get(name, schema.get("additionalProperties", True)), depth + 1)
         self.text += "}"
         return made
@@ -273,20 +282,102 @@ class _Filling:
 
     def _number(self, schema: Mapping[str, Any], *, whole: bool) -> float:
         low, high = _range(schema, whole=whole)
-        said = _NUMBER.match(self._complete(self.text, [",", "}", "]", "\n"], 12))
-        value = float(said[1]) if said else 0.0
-        return min(max(int(value) if whole else value, low), high)
+        said = _NUMBER.match(self._complete(self.text, _ENDS, _LONGEST_NUMBER))
+        if whole:
+            return min(max(_whole(said[1]) if said else 0, low), high)
+        return min(max(float(said[1]) if said else 0.0, low), high)
 
     def _string(self, schema: Mapping[str, Any]) -> str:
         least, longest = _count(schema, "minLength") or 0, _count(schema, "maxLength")
         if least > _MOST_LENGTH or (longest is not None and least > longest):
             raise _cannot(f"minLength above maxLength or {_MOST_LENGTH}")
         self.text += '"'
+        said = ""
+        # So many characters take as many tokens at most, but for those that need several bytes each.
+        most = None if longest is None else max(4 * longest, 4)
+        while True:
+            part = self._complete(self.text + said, ('"', "\n"), most)
+            said += part
+            if not _ends_in_escape(said) or not part:
+                break
+            said += '"'  # it is the text's own
         # Half a character is none.
-        said = self._complete(self.text, ['"', "\n"], _LONGEST_TEXT).replace("\ufffd", "")
-        said = said[:longest].ljust(least)
-        self.text += orjson.dumps(said).decode()[1:]
+        text = _unescaped(said).replace("\ufffd", "")[:longest].ljust(least)
+        self.text += dump(text).decode()[1:]
+        return text
+
+
+def _choices_of(schema: Mapping[str, Any], kinds: Sequence[str]) -> list[Any]:
+    """Return the values that a schema lists and that fit all else that it says."""
+    choices = [schema["const"]] if "const" in schema else schema["enum"]
+    if not isinstance(choices, list):
+        raise _cannot("an enum that is no list")
+    unknown = schema.keys() - _OF_CHOICES - _NOTES - set(_LIMITS)
+    if unknown:
+        raise _cannot(f"{min(unknown)} beside values that are listed")
+    if "const" in schema and "enum" in schema:
+        choices = [one for one in choices if one in schema["enum"]]
+    least, longest = _count(schema, "minLength") or 0, _count(schema, "maxLength")
+
+    def fits(one: Any) -> bool:
+        if "type" in schema and not any(_KINDS[kind](one) for kind in kinds):
+            return False
+        if isinstance(one, str):
+            return len(one) >= least and (longest is None or len(one) <= longest)
+        if _KINDS["number"](one) and any(name in schema for name in _LIMITS):
+            low, high = _range(schema, whole=False)
+            return bool(low <= one <= high)
+        return True
+
+    found = [one for one in choices if fits(one)]
+    if not found:
+        raise _cannot("an enum or const without a value of its type and in its limits")
+    return found
+
+
+def _exclude(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether no value fits both: of other types, or told apart by what they list, here or in a field."""
+    listed = [schema["enum"] if "enum" in schema else [schema["const"]] for schema in (one, other)
+              if "enum" in schema or "const" in schema]  # fmt: skip
+    if len(listed) == 2:
+        return not any(value in listed[1] for value in listed[0])
+    kinds = [{"number" if kind == "integer" else kind for kind in _kinds_of(each)} for each in (one, other)]
+    if not kinds[0] & kinds[1]:
+        return all("type" in each or each.keys() & {"enum", "const"} for each in (one, other))
+    if kinds != [{"object"}, {"object"}]:
+        return False
+    fields = [each.get("properties") or {} for each in (one, other)]
+    shared = set(one.get("required") or ()) & set(other.get("required") or ())
+    return any(
+        isinstance(field, Mapping) and field.keys() & {"enum", "const"}
+        and isinstance(beside, Mapping) and beside.keys() & {"enum", "const"}
+        and _exclude(field, beside)
+        for field, beside in ((fields[0].get(name), fields[1].get(name)) for name in shared)
+    )  # fmt: skip
+
+
+def _whole(said: str) -> int:
+    """Return a number without what is behind its point, exactly."""
+    try:
+        return int(said)
+    except ValueError:
+        value = float(said)
+        return int(value) if math.isfinite(value) else 0
+
+
+def _ends_in_escape(said: str) -> bool:
+    """Whether a quotation mark that follows is part of a JSON text."""
+    return (len(said) - len(said.rstrip("\\"))) % 2 == 1
+
+
+def _unescaped(said: str) -> str:
+    """Return the text that JSON writes so; what is no JSON as it stands."""
+    try:
+        text: str = json.loads(f'"{said}"', strict=False)
+    except ValueError:
         return said
+    # An escape of half a character alone is none either.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _joined(beside: Mapping[str, Any], found: Any) -> Any:

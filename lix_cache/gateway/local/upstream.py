@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from lix_cache._log import logger
-from lix_cache.errors import EngineBusy, InvalidInput, KvBusy, told
+from lix_cache.errors import EngineBusy, InvalidInput, KvBusy, KvUnavailable, told
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.local.answering import Begun, Whose, answering, knows_tools
 from lix_cache.gateway.local.asking import Asked, asked_of
@@ -179,9 +180,12 @@ class LocalUpstream:
 
     def _use(self, target: str) -> None:
         engine = self.model.engine
+        # After an exchange that was refused the replies of before go on, in the places that they have.
+        is_other = not self._known or target != self.target
         self.target, self.state, self._known = target, "ok", self.identity
         logger.info("the local model {!r} is ready", target)
-        self._places = asyncio.Semaphore(1 if engine.is_serial else engine.most_live)
+        if is_other:
+            self._places = asyncio.Semaphore(1 if engine.is_serial else engine.most_live)
         self.changed()
 
     async def ready(self) -> None:
@@ -390,5 +394,7 @@ def refusal_of(error: Exception) -> Refused:
         return Refused(400, "invalid_body", str(error))
     if isinstance(error, (EngineBusy, KvBusy)):
         return Refused(503, "model_busy", str(error), retry_after=3)
+    if isinstance(error, KvUnavailable) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refused(507, "no_room", f"nothing was kept: {error.strerror}")
     logger.error("a local model failed: {}", told(error))
     return Refused(500, "model_failed", "the local model failed; the gateway's log says why")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lix_cache.errors import KvUnavailable
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.local.agent_files import AgentFiles
 from lix_cache.gateway.local.settings import LocalSettings
+from lix_cache.gateway.local.upstream import refusal_of
 from tests.support.kv import loaded_tokens, save_tokens, tokens
 
 
@@ -73,3 +75,10 @@ def test_agents_go_with_their_tenant_and_so_does_what_a_kill_left(tmp_path: Path
     files.store.purge("ann")
     assert files.ids("ann") == []
     assert [path.stem for path in tmp_path.rglob("agents/*/*")] == [agent(2)["id"]]
+
+
+def test_a_full_quota_is_told_as_such() -> None:
+    found = refusal_of(KvUnavailable(errno.ENOSPC, "the tenant's quota is full"))
+    assert (found.status, found.code) == (507, "no_room")
+    assert "quota" in str(found)
+    assert refusal_of(KvUnavailable(errno.EACCES, "permission denied")).status == 500

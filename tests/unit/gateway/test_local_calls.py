@@ -134,9 +134,9 @@ def check(call: Call, text: str) -> None:
 def test_a_forced_call_is_valid_whatever_the_model_says(said: list[str]) -> None:
     asked: list[str] = []
 
-    def complete(written: str, stops: Sequence[str], most: int) -> str:
+    def complete(written: str, stops: Sequence[str], most: int | None) -> str:
         assert stops
-        assert most
+        assert most != 0
         asked.append(written)
         text = said[len(asked) % len(said)]
         for stop in stops:
@@ -155,7 +155,7 @@ def test_a_forced_call_has_what_the_model_says() -> None:
         '"unit": "': "fahr",
     }
 
-    def complete(written: str, stops: Sequence[str], most: int) -> str:
+    def complete(written: str, stops: Sequence[str], most: int | None) -> str:
         return next((text for end, text in answers.items() if written.endswith(end)), "")
 
     call, _ = forced_call(TOOLS, complete)
@@ -211,9 +211,104 @@ def test_a_number_is_beyond_a_limit_that_is_excluded() -> None:
     assert filled_one({"type": "number", "exclusiveMaximum": 0}, "0") < 0
 
 
+def written_by(answers: Sequence[str]) -> Any:
+    """Return a model that writes these, one after the other, as far as it is let."""
+    left = iter(answers)
+
+    def complete(written: str, stops: Sequence[str], most: int | None) -> str:
+        text = next(left, "")
+        return text[: min(text.find(stop) % (len(text) + 1) for stop in stops)]
+
+    return complete
+
+
+def function(name: str, **properties: Any) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def test_a_tool_whose_name_begins_with_another_ones_is_not_called_for_it() -> None:
+    tools = [function("get_weather_forecast"), function("get_weather")]
+    for said in ("get_weather", "get_weather_forecast"):
+        assert forced_call(tools, written_by([f'{said}", "arguments"']))[0].name == said
+    assert forced_call(tools, written_by(["get_w"]))[0].name == "get_weather"
+
+
+@pytest.mark.parametrize(
+    ("schema", "said", "made"),
+    [
+        ({"enum": ["small iced", "small"]}, 'small"}', "small"),
+        ({"type": "integer", "enum": [8, 12, 16]}, "16}", 16),
+        ({"type": ["string", "null"], "enum": ["latte", "mocha", None]}, '"mocha"}', "mocha"),
+        ({"enum": ["latte", None]}, " null}", None),
+        ({"enum": [True, False]}, "false,", False),
+        ({"type": "integer", "enum": [1, 5], "minimum": 3}, "1}", 5),
+        ({"type": "string", "enum": ["a", "bbbb"], "minLength": 2}, 'a"', "bbbb"),
+        ({"const": 2, "enum": [1, 2]}, "1}", 2),
+    ],
+)
+def test_the_model_picks_among_values_that_are_listed(schema: Any, said: str, made: Any) -> None:
+    found = json.loads(forced_call([function("f", n=schema)], written_by([said]))[0].arguments)["n"]
+    assert (found, type(found)) == (made, type(made))
+
+
+@pytest.mark.parametrize(
+    ("schema", "said", "made"),
+    [
+        ({"type": "string"}, ["He said \\", "hi\\", ' and\\nleft"}'], 'He said "hi" and\nleft'),
+        ({"type": "string"}, ['caf\\u00e9"}'], "café"),
+        ({"type": "string"}, ['C:\\\\"}'], "C:\\"),
+        ({"type": "string"}, ['no \\q escape"}'], "no \\q escape"),
+        ({"type": "string"}, ["w " * 500 + '"'], "w " * 500),
+        ({"type": "integer"}, ["1234567890123456789012}"], 1234567890123456789012),
+        ({"type": "integer"}, ["+5}"], 5),
+        ({"type": "integer"}, ['"7"}'], 7),
+        ({"type": "integer"}, ["1e3}"], 1000),
+        ({"type": "number"}, ["6.02e23}"], 6.02e23),
+        ({"type": "number"}, ["1.5e-3}"], 1.5e-3),
+        ({"type": "number"}, [".5}"], 0.5),
+        ({"type": "number"}, ["1e999}"], 1.7976931348623157e308),
+    ],
+)
+def test_a_forced_value_is_what_the_model_wrote(schema: Any, said: list[str], made: Any) -> None:
+    call, text = forced_call([function("f", n=schema)], written_by(said))
+    assert json.loads(call.arguments) == {"n": made}
+    assert read([text], frozenset({"f"})) == [call]
+
+
+def test_a_text_has_all_tokens_that_are_left() -> None:
+    limits: list[int | None] = []
+
+    def complete(written: str, stops: Sequence[str], most: int | None) -> str:
+        limits.append(most)
+        return "x"
+
+    forced_call([function("f", n={"type": "string"}, m={"type": "string", "maxLength": 9})], complete)
+    assert limits == [None, 36]
+
+
+ONE_OF = [
+    {"type": "object", "properties": {"kind": {"const": "a"}}, "required": ["kind"]},
+    {"type": "object", "properties": {"kind": {"enum": ["b", "c"]}}, "required": ["kind"]},
+]
+
+
+def test_of_one_of_the_first_is_taken_where_no_value_fits_two() -> None:
+    assert filled_one({"oneOf": ONE_OF}) == {"kind": "a"}
+    assert filled_one({"oneOf": [{"type": "string"}, {"type": "null"}]}) == "x"
+
+
 @pytest.mark.parametrize(
     ("schema", "named"),
     [
+        ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "oneOf"),
+        ({"oneOf": [{"minimum": 1}, {"type": "string"}]}, "oneOf"),
+        ({"oneOf": [ONE_OF[0], {"type": "object"}]}, "oneOf"),
+        ({"enum": [1, 2], "minimum": 3}, "limits"),
+        ({"const": 1, "enum": [2]}, "limits"),
+        ({"const": {"a": 1}, "required": ["b"]}, "required"),
+        ({"allOf": [{"minLength": 3}], "const": "a"}, "limits"),
+        ({"type": "object", "unevaluatedProperties": False}, "unevaluatedProperties"),
         ({"type": "integer", "minimum": 1e30}, "64 bits"),
         ({"type": "integer", "minimum": 5.2, "maximum": 5.8}, "empty"),
         ({"type": "number", "minimum": "1"}, "minimum"),
