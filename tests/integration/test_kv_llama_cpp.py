@@ -16,6 +16,9 @@ import pytest
 
 from lix_cache.errors import ConfigError, EngineError
 from lix_cache.kv.engine import Halt, Options
+from lix_cache.kv.engines import llama_identity
+from lix_cache.kv.engines.llama_http import LlamaHttp
+from lix_cache.kv.engines.llama_identity import ServedModel, stamp_of
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
 from lix_cache.kv.tensors import u8
@@ -322,6 +325,68 @@ def test_a_server_that_comes_back_with_other_weights_is_another_model(
     model.close()
     written = {path.parent.parent.name for path in Path(store.folder).rglob("*.safetensors")}
     assert written == {model.fingerprint.hex, LocalModel(Frozen(before)).fingerprint.hex}
+
+
+@pytest.mark.promise("right-answer")
+def test_an_exchange_behind_other_clients_is_noticed_where_the_weights_are_out_of_reach(
+    servers: Servers, store: KvStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_identity, "stamp_of", lambda _: None)
+    first, second = tmp_path / "first.gguf", servers.other(tmp_path / "second.gguf")
+    shutil.copy(servers.gguf, first)
+    url = servers.start(first)
+    engine = servers.engine(weights="mine")
+    before = engine.fingerprint
+    model = LocalModel(engine, store)
+    model.generate(SHORT, session="one", max_tokens=8).all()
+    model.flush()
+    with model._memory.get("", "one").lock:
+        model._drop(model._memory.get("", "one"))
+    servers.stop()
+    os.replace(second, first)
+    servers.start(first)
+    other = LlamaHttp(url, None, 60)
+    for number in range(20):
+        for slot in range(2):
+            other.post("/completion", {"prompt": [1, 2, 3 + number], "id_slot": slot, "n_predict": 1})
+    reply = model.generate([*SHORT, {"role": "user", "content": "And?"}], session="one", max_tokens=8)
+    reply.all()
+    assert (reply.usage.cached_tokens, reply.usage.source) == (0, "none")
+    assert engine.fingerprint != before
+    assert len(engine._free) == engine.most_live - 1
+
+
+def test_a_file_that_is_exchanged_while_it_is_loaded_is_not_taken_for_the_one_before(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lix_cache.kv.engines import llama_cpp
+
+    file, other = tmp_path / "m.gguf", servers.other(tmp_path / "other.gguf")
+    shutil.copy(servers.gguf, file)
+    start = llama_cpp.started
+
+    def exchanged(*arguments: Any) -> Any:
+        made = start(*arguments)
+        os.replace(other, file)
+        return made
+
+    monkeypatch.setattr(llama_cpp, "started", exchanged)
+    with pytest.raises(EngineError, match="changed while it was loaded"):
+        llama_cpp.LlamaServerEngine.load(file, context_tokens=512, slots=1, threads=1)
+
+
+@pytest.mark.promise("right-answer")
+def test_all_files_of_a_model_tell_it_from_others(tmp_path: Path) -> None:
+    served = ServedModel(LlamaHttp("http://127.0.0.1:9", None, 1), None, None)
+    path = str(tmp_path / "m-00001-of-00002.gguf")
+    seen = set()
+    for second in (b"weights", b"others!"):
+        Path(path).write_bytes(b"header")
+        assert stamp_of(path) is None, "half of it is not there"
+        (tmp_path / "m-00002-of-00002.gguf").write_bytes(second)
+        seen.add(served._digest(path, stamp_of(path)))
+        (tmp_path / "m-00002-of-00002.gguf").unlink()
+    assert len(seen) == 2
 
 
 class Frozen:

@@ -19,7 +19,7 @@ from lix_cache._log import logger
 from lix_cache.errors import EngineBusy, EngineError
 from lix_cache.kv.engine import NO_OPTIONS, Halt, Live, Made, Options
 from lix_cache.kv.engines.llama_http import LlamaHttp, Told
-from lix_cache.kv.engines.llama_identity import ServedModel
+from lix_cache.kv.engines.llama_identity import ServedModel, stamp_of
 from lix_cache.kv.engines.llama_start import Started, started
 from lix_cache.kv.engines.llama_trial import tried
 from lix_cache.kv.engines.slot_files import SlotFolder, tokens_of
@@ -99,10 +99,14 @@ class LlamaServerEngine:
             {**facts, "state_bytes": self._state_bytes, "settings": self._settings, "exports": self.exports}
         )
 
-    def look(self) -> None:
-        """Notice that the server serves another model than before: its fingerprint is another one then."""
+    def look(self, slot: int | None = None) -> None:
+        """Notice that the server serves another model than before: its fingerprint is another one then.
+
+        Args:
+            slot: a free one, to have it say something; what it holds is lost.
+        """
         with self._asking:
-            if self._served.is_same():
+            if self._served.is_same() and (slot is None or self._served.says_the_same(slot)):
                 return
             before = self.fingerprint
             self._identify(self._served.facts(self.most_live))
@@ -129,6 +133,7 @@ class LlamaServerEngine:
             cache_type: ``f16``, ``q8_0``, …, of the keys and values.
         """
         path = os.fspath(gguf)
+        stamp = stamp_of(path)
         tried(path, context_tokens, slots, threads, cache_type)
         made = started(path, context_tokens, slots, threads, cache_type)
         try:
@@ -139,6 +144,9 @@ class LlamaServerEngine:
                 api_key=made.key,
                 server=made,
             )
+            if stamp_of(path) != stamp:
+                # Its digest may be that of the file that came, and its weights those of the one before.
+                raise EngineError(f"{path!r} changed while it was loaded; load it again")
         except BaseException:
             Started.remove(made.homes)
             raise
@@ -256,11 +264,14 @@ class LlamaServerEngine:
         if state.keys() != {"slot"} or tokens_of(state["slot"].view) != list(ids):
             raise EngineError("a state that is no slot of these tokens")
         before = self.fingerprint
-        self.look()
         # What was in the slot is replaced, or the slot given back.
         sequence = self._taken()
         path = ""
         try:
+            # Some tokens are computed, where as many as the state has are spared.
+            self.look(sequence.slot)
+            if self.fingerprint != before:
+                raise EngineError("the server serves another model than before")
             path = self._slots.new(state["slot"].size)
             with open(path, "r+b") as file:
                 file.write(state["slot"].view)

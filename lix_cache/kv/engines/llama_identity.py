@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +15,14 @@ from lix_cache.kv.engines.slot_files import file_digest
 
 __all__ = ["ServedModel", "stamp_of"]
 
+#: A model in several files is named by its first one.
+_OF_SEVERAL = re.compile(r"-\d{5}-of-(\d{5})\.gguf\Z")
+
 _PROBE_TOKENS = 16
 #: Other work of the server may change the last digits of what it says, so two answers have to agree.
 _MOST_PROBES = 4
+#: Of logarithms of probabilities; rounding differs by a hundredth of it.
+_NEAR = 0.05
 
 
 class ServedModel:
@@ -37,6 +43,7 @@ class ServedModel:
         self.props: dict[str, Any] = {}
         self._shown: dict[str, Any] = {}
         self._tasks: list[int] = []
+        self._told: list[dict[int, float]] = []
 
     def is_same(self) -> bool:
         """Whether the server shows no sign that it was started again, or serves another model.
@@ -50,6 +57,19 @@ class ServedModel:
             return False
         self._tasks = tasks
         return self._look()[1] == self._shown
+
+    def says_the_same(self, slot: int) -> bool:
+        """Whether the server makes of a few tokens what it made of them before.
+
+        It finds what shows no sign: weights out of reach, exchanged while other clients raised the counters.
+
+        Args:
+            slot: to ask; what it holds is lost.
+        """
+        if self._build is not None:
+            return True
+        told = self._probe(slot)
+        return len(told) == len(self._told) and all(map(_is_near, told, self._told))
 
     def facts(self, slots: int = 0) -> dict[str, Any]:
         """Ask the server for everything that tells its model from others.
@@ -78,7 +98,7 @@ class ServedModel:
         }
         if self._build is None:
             # Flags that change its state cannot be asked of it, and weights may not be in reach.
-            made["says"] = self._says()
+            made["says"], self._told = self._says()
         # Last: what is exchanged meanwhile is seen by the next look.
         self.props, self._shown, self._tasks = props, shown, self._numbers()
         return made
@@ -109,20 +129,35 @@ class ServedModel:
         # A text that was written once may be true of two servers, and stay where the weights are others.
         return [self._weights, self._http.url, shown["path"], shown["file"]]
 
-    def _digest(self, path: str, stamp: list[int] | None) -> str:
-        key = (path, *(stamp or ()))
+    def _digest(self, path: str, stamp: list[list[int]] | None) -> str:
+        key = (path, *map(tuple, stamp or ()))
         if key not in self._digests:
-            self._digests[key] = file_digest(path)
+            digests = [file_digest(one) for one in _files_of(path)]
+            if stamp_of(path) != stamp:
+                # Which of both the server has is not known, and the digest is of neither for certain.
+                raise EngineError(f"{path!r} changed while it was read; try again")
+            self._digests[key] = "-".join(digests)
         return self._digests[key]
 
-    def _says(self) -> str:
-        """Return a digest of what it makes of a few tokens: weights, adapters, rope and types are in it."""
-        most = int((self._http.get("/v1/models").get("data") or [{}])[0].get("meta", {}).get("n_vocab") or 32)
+    def _says(self) -> tuple[str, list[dict[int, float]]]:
+        """Return a digest of what it makes of a few tokens, with all its settings in it; and that itself."""
+        # What another conversation has in a slot is not lost: it is computed again.
         slots = self._http.get("/slots")
+        slot = next((one["id"] for one in slots if not one.get("is_processing")), 0)
+        before: list[dict[int, float]] = []
+        for _ in range(_MOST_PROBES):
+            now = self._probe(slot)
+            if now == before:
+                break
+            before = now
+        return hashlib.sha256(json.dumps(now).encode()).hexdigest(), now
+
+    def _probe(self, slot: int) -> list[dict[int, float]]:
+        """Have a slot go on from a few tokens; return the logarithms of the likeliest ones' probabilities."""
+        most = int((self._http.get("/v1/models").get("data") or [{}])[0].get("meta", {}).get("n_vocab") or 32)
         body = {
             "prompt": [number * most // (_PROBE_TOKENS + 1) for number in range(1, _PROBE_TOKENS + 1)],
-            # What another conversation has in a slot is not lost: it is computed again.
-            "id_slot": next((one["id"] for one in slots if not one.get("is_processing")), 0),
+            "id_slot": slot,
             "cache_prompt": False,
             "n_predict": 1,
             "n_probs": 32,
@@ -131,20 +166,34 @@ class ServedModel:
             "grammar": "",
             "logit_bias": [],
         }
-        before = ""
-        for _ in range(_MOST_PROBES):
-            told = self._http.post("/completion", body).get("completion_probabilities")
-            now = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-            if now == before:
-                break
-            before = now
-        return now
+        told = self._http.post("/completion", body).get("completion_probabilities") or []
+        return [
+            {int(one["id"]): float(one["logprob"]) for one in token.get("top_logprobs") or ()}
+            for token in told
+        ]
 
 
-def stamp_of(path: str) -> list[int] | None:
-    """Return what changes when a file does; None if it is not in reach."""
+def _is_near(now: Mapping[int, float], before: Mapping[int, float]) -> bool:
+    """Whether two answers differ by no more than other work of a server changes."""
+    shared = now.keys() & before.keys()
+    # Of the least likely ones some come and go.
+    is_alike = 2 * len(shared) >= len(before) and max(now, key=now.__getitem__, default=-1) in before
+    return is_alike and all(abs(now[one] - before[one]) < _NEAR for one in shared)
+
+
+def stamp_of(path: str) -> list[list[int]] | None:
+    """Return what changes when a model's file does, or one of its files; None if they are not in reach."""
     try:
-        found = os.stat(path)
+        found = [os.stat(one) for one in _files_of(path)]
     except (OSError, ValueError):
         return None
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
+    return [[one.st_size, one.st_mtime_ns, one.st_ino] for one in found]
+
+
+def _files_of(path: str) -> list[str]:
+    """Return the files of a model that is named by its only one, or by the first of several."""
+    several = _OF_SEVERAL.search(path)
+    if several is None:
+        return [path]
+    start, count = path[: several.start()], int(several[1])
+    return [f"{start}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]

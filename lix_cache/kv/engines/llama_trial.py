@@ -39,7 +39,7 @@ def tried(gguf: str, context_tokens: int, slots: int, threads: int | None, cache
     if not os.path.isfile(gguf) or not sys.executable or getattr(sys, "frozen", False):
         return  # nothing to load, or no interpreter to load it with
     arguments = (gguf, str(context_tokens), str(slots), str(threads or 0), cache_type)
-    key = (*arguments, *(stamp_of(gguf) or ()))
+    key = (*arguments, *map(tuple, stamp_of(gguf) or ()))
     if key in _known:
         return
     # GGML_NO_BACKTRACE: at an abort it would start a debugger, which takes seconds.
