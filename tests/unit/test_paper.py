@@ -25,7 +25,7 @@ TEXT = PAPER / "paper.typ"
 #: Functions of lib.typ that look a number up, with a file's name first; and those that find a curve's point.
 LOOKUPS = (
     *("num", "pct", "part", "times", "each", "fewer", "audited", "rate", "interval", "pair", "points"),
-    *("none-of", "first-half", "range-of", "value", "kilobytes", "megabytes", "audit"),
+    *("none-of", "first-half", "range-of", "spread", "value", "kilobytes", "megabytes", "audit"),
 )
 POINTS = ("wrong-at", "hits-at", "limits-at", "least")
 OTHERS = ("software", "load")
@@ -144,7 +144,7 @@ def test_the_constants_of_the_rule_are_those_of_the_code() -> None:
     text = prose(TEXT.read_text(encoding="utf-8"))
     assert f"which is {STRICT_THRESHOLDS.score}" in text
     assert f"From the strict {STRICT_THRESHOLDS.score} on" in text
-    assert f"Its default, {DEFAULT_THRESHOLDS.score}, holds" in text
+    assert f"the default score, {DEFAULT_THRESHOLDS.score}," in text
     assert STRICT_THRESHOLDS.with_score(DEFAULT_THRESHOLDS.score) == DEFAULT_THRESHOLDS
     assert (1 / 2, 2, math.log(256)) == (decision._FITS, decision._KNOWN_AT, decision._GROWN)
     assert "w_a (cos(q, r_x) - 1/2)" in text
