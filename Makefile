@@ -109,7 +109,7 @@ paper-data: $(DEV) $(BENCH)  ## measure everything that the paper says again: do
 	$(BIN)/python scripts/bench_codec.py --sets sgd topicalchat beam100k xsid pawsx --no-speed --json $(PAPER_DATA)/codec.json
 	$(BIN)/python scripts/generated_answers.py --table streams --table halves --json $(PAPER_DATA)/generated.json
 	$(BIN)/python scripts/generated_answers.py --table labels --seeds 2 --json $(PAPER_DATA)/labels.json
-	$(BIN)/python scripts/calibration_curve.py --sets banking77 clinc150 hwu64 faq xsid --seeds 1 --json $(PAPER_DATA)/thresholds.json
+	$(BIN)/python scripts/calibration_curve.py --sets banking77 clinc150 hwu64 faq xsid --queries 2750 --disjoint --json $(PAPER_DATA)/thresholds.json
 	$(BIN)/python scripts/eval_guards.py --languages en --queries 0 --json $(PAPER_DATA)/guards.json
 	$(BIN)/python scripts/audit_drill.py --json $(PAPER_DATA)/audits.json
 	$(BIN)/python scripts/bench_archive.py --messages 1000000 --sessions 20000 --json $(PAPER_DATA)/archive.json

@@ -3,8 +3,9 @@
 
     python scripts/against_original.py --json original.json
 
-Counts, bytes and shares alone: nothing here is a time. The original is lix-open-cache 0.1.0 from PyPI. Needs
-the evaluation data and the model (LIX_CACHE_SHARED, or ../shared).
+Counts, bytes and shares alone: nothing here is a time. The original is lix-open-cache 0.1.0 from PyPI, whose
+defaults (prefix, port) ours keeps. In 2.1.6 its codec, archive and semantic cache are the same files, byte
+for byte. Needs the evaluation data and the model (LIX_CACHE_SHARED, or ../shared).
 """
 
 from __future__ import annotations
@@ -36,10 +37,15 @@ from lix_cache import (
     SemanticCacheRedis,
     SemanticSettings,
 )
+from lix_cache.evaluation.binomial import clopper_pearson
+from lix_cache.matching.reasons import Reason
 
 #: What a demonstration of a codec is easily made of: one exchange, over and over.
 SYNTHETIC = "User: What is the weather in Tokyo today? Assistant: The weather in Tokyo is sunny today. " * 100
 MESSAGES = 40
+#: The original's default threshold and entries for each URL, and others that answer more.
+DEFAULT = (0.90, 50)
+OPERATING_POINTS = (DEFAULT, (0.90, 10_000), (0.85, 10_000), (0.80, 10_000))
 URL = "https://bank.example/help"
 
 
@@ -95,7 +101,6 @@ def hit_ratios(old: OldPackage, server: Server, folder: str) -> dict[str, Any]:
     random.Random(0).shuffle(records)
     vectors = data.embed([record["text"] for record in records])
     found: dict[str, Any] = {"questions": len(records)}
-    theirs = old.module.SemanticCacheRedis("stream", old.config(folder), ttl_seconds=3600)
     ours = SemanticCache(
         data.embedder,
         server.config("tcp", archive_dir=folder),
@@ -104,11 +109,22 @@ def hit_ratios(old: OldPackage, server: Server, folder: str) -> dict[str, Any]:
     )
     intents = {record["reply"]: record["intent"] for record in records}
 
-    def ask_theirs(_text: str, vector: Any, reply: str) -> str | None:
-        answer = theirs.get(URL, vector)
-        if answer is None:
-            theirs.set(URL, vector, {"text": reply})
-        return None if answer is None else str(answer["text"])
+    def theirs(threshold: float, entries: int) -> Callable[[str, Any, str], str | None]:
+        cache = old.module.SemanticCacheRedis(
+            f"stream-{threshold}-{entries}",
+            old.config(folder),
+            ttl_seconds=3600,
+            similarity_threshold=threshold,
+            max_items_per_url=entries,
+        )
+
+        def ask(_text: str, vector: Any, reply: str) -> str | None:
+            answer = cache.get(URL, vector)
+            if answer is None:
+                cache.set(URL, vector, {"text": reply})
+            return None if answer is None else str(answer["text"])
+
+        return ask
 
     def ask_ours(text: str, _vector: Any, reply: str) -> str | None:
         result = ours.lookup(text)
@@ -117,7 +133,7 @@ def hit_ratios(old: OldPackage, server: Server, folder: str) -> dict[str, Any]:
             ours.settle()
         return str(result.response) if result else None
 
-    for name, ask in (("original", ask_theirs), ("lix_cache", ask_ours)):
+    def played(ask: Callable[[str, Any, str], str | None]) -> dict[str, Any]:
         keys = Keyspace(server.admin)
         answers = [
             (ask(record["text"], vector, record["reply"]), record["intent"])
@@ -125,11 +141,23 @@ def hit_ratios(old: OldPackage, server: Server, folder: str) -> dict[str, Any]:
         ]
         hits = sum(answer is not None for answer, _ in answers)
         wrong = sum(answer is not None and intents[answer] != intent for answer, intent in answers)
-        found[name] = {
+        low, high = clopper_pearson(wrong, hits) if hits else (0.0, 1.0)
+        return {
+            "hits": hits,
+            "wrong": wrong,
             "answered": hits / len(records),
             "false_hit_rate": wrong / max(1, hits),
+            "low": low,
+            "high": high,
             "keyspace_hits": keys.ratio(),
         }
+
+    points = [
+        {"threshold": threshold, "entries": entries, **played(theirs(threshold, entries))}
+        for threshold, entries in OPERATING_POINTS
+    ]
+    found["original"], found["original_points"] = points[0], points[1:]
+    found["lix_cache"] = played(ask_ours)
     found["chat"] = _chat(old, server, folder)
     return found
 
@@ -241,6 +269,33 @@ def round_trips(old: OldPackage, server: Server, folder: str) -> dict[str, Any]:
                 "hit": trips.of(partial(semantic.get, URL, near)),
                 "set": trips.of(partial(semantic.set, URL, far, {"answer": "sunny"})),
             }
+    found["by_meaning"] = _by_meaning(data, server, folder)
+    return found
+
+
+def _by_meaning(data: Data, server: Server, folder: str) -> dict[str, int]:
+    """Count for the cache that decides by margin and votes, audits off: the drop-in cache has a threshold."""
+    cache = SemanticCache(
+        data.embedder,
+        server.config("tcp", "-meaning", archive_dir=folder),
+        settings=SemanticSettings(ttl_seconds=3600, audit_rate=0),
+    )
+
+    def store(text: str) -> None:
+        cache.store(text, "in the settings")
+        cache.settle()
+
+    cache.lookup("connections and scripts")
+    with RoundTrips().counting() as trips:
+        store("how do I reset my password")
+        found = {
+            "miss": trips.of(partial(cache.lookup, "the weather in Tokyo")),
+            "exact": trips.of(partial(cache.lookup, "how do I reset my password")),
+            "hit": trips.of(partial(cache.lookup, "how do I reset my password?")),
+            "set": trips.of(partial(store, "is it sunny in Tokyo")),
+        }
+    if cache.lookup("how do I reset my password?").reason != Reason.SEMANTIC:
+        raise SystemExit("the paraphrase was no hit by meaning: its round trips are not those of one")
     return found
 
 

@@ -16,13 +16,16 @@ from typing import Any
 
 from _run_facts import RunFacts, write_json
 
+from lix_cache import SemanticSettings
 from lix_cache.evaluation.adaptive import Counts
+from lix_cache.evaluation.binomial import clopper_pearson
 from lix_cache.hot.found import Labels
 from lix_cache.semantic.watch import Asked, Watch
 
 START = 1.25
-TARGET = 0.02
 SCORE = 1.4
+#: What a cache does if nothing is set.
+RATE, TARGET = SemanticSettings().audit_rate, SemanticSettings().target_false_hit_rate
 
 
 class Scope:
@@ -66,25 +69,35 @@ class Scope:
         self._watch.told("s")(self._reply())
 
 
-def drifting(streams: int) -> dict[str, Any]:
+def drifting(streams: int, audit_rate: float, target: float | None) -> dict[str, Any]:
     """The rate rises in the second half; how often does the reported interval hold the true mean?"""
     rates = [0.01] * 1000 + [0.01 + 0.1 * i / 1000 for i in range(1000)]
     true = sum(rates) / len(rates)
-    covered = 0
+    covered, width = 0, 0.0
     for seed in range(streams):
-        scope = Scope(seed, 0.05, None)
+        scope = Scope(seed, audit_rate, target)
         for rate in rates:
             scope.hit(rate)
         low, high = scope.interval()
         covered += low <= true <= high
-    return {"streams": streams, "hits": len(rates), "true_rate": true, "covered": covered / streams}
+        width += (high - low) / streams
+    return {
+        "streams": streams,
+        "audit_rate": audit_rate,
+        "target": target,
+        "hits": len(rates),
+        "drawn": round(len(rates) * audit_rate),
+        "true_rate": true,
+        "mean_width": width,
+        **_share("covered", covered, streams),
+    }
 
 
 def closing(streams: int, wrong_rate: float, good_before: int) -> dict[str, Any]:
     """Hits are suddenly wrong at a rate; after how many does the scope close?"""
     took: list[int] = []
     for seed in range(streams):
-        scope = Scope(seed, 0.01, TARGET)
+        scope = Scope(seed, RATE, TARGET)
         for _ in range(good_before):
             scope.hit(0.0)
         number = 0
@@ -96,7 +109,7 @@ def closing(streams: int, wrong_rate: float, good_before: int) -> dict[str, Any]
         "streams": streams,
         "wrong_rate": wrong_rate,
         "good_before": good_before,
-        "within_300": sum(number <= 300 for number in took) / streams,
+        **_share("within_300", sum(number <= 300 for number in took), streams),
         "median": _quantile(took, 0.5),
         "p95": _quantile(took, 0.95),
         "most": max(took),
@@ -105,20 +118,25 @@ def closing(streams: int, wrong_rate: float, good_before: int) -> dict[str, Any]
 
 def staying(streams: int, wrong_rate: float, hits: int) -> dict[str, Any]:
     """Hits are seldom wrong; how many scopes stay open, and how many of their hits are served?"""
-    closed = served = 0
+    stayed = served = 0
     for seed in range(streams):
-        scope, was_closed = Scope(seed, 0.01, TARGET), False
+        scope, was_closed = Scope(seed, RATE, TARGET), False
         for _ in range(hits):
             served += not scope.hit(wrong_rate)
             was_closed |= scope.is_closed
-        closed += was_closed
+        stayed += not was_closed
     return {
         "streams": streams,
         "wrong_rate": wrong_rate,
         "hits": hits,
-        "stayed_open": 1 - closed / streams,
+        **_share("stayed_open", stayed, streams),
         "served": served / (streams * hits),
     }
+
+
+def _share(name: str, count: int, streams: int) -> dict[str, Any]:
+    """Return the share of the streams, and its exact 95% interval."""
+    return {name: count / streams, f"{name}_interval": clopper_pearson(count, streams)}
 
 
 def _quantile(numbers: Sequence[int], share: float) -> int:
@@ -133,9 +151,11 @@ def main() -> None:
     facts = RunFacts()
     streams = arguments.streams
     found = {
-        "drifting": drifting(streams),
+        "audit_rate": RATE,
+        "target": TARGET,
+        "drifting": [drifting(streams, 0.05, None), drifting(streams, RATE, TARGET)],
         "closing": [closing(streams, rate, before) for before in (0, 2000) for rate in (1.0, 0.6, 0.3, 0.1)],
-        "staying": [staying(streams // 5, rate, 5000) for rate in (0.0, 0.01)],
+        "staying": [staying(streams, rate, 5000) for rate in (0.0, 0.01)],
     }
     for name, value in found.items():
         print(name, *(value if isinstance(value, list) else [value]), sep="\n  ")

@@ -45,13 +45,14 @@ class Sums:
     """What all episodes together came to."""
 
     episodes: int = 0
+    first_seed: int | None = None
     failed: list[Path] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
-    allowed: int = 0
+    allowed: Counter[str] = field(default_factory=Counter)
     settings: Counter[str] = field(default_factory=Counter)
     disks: set[str] = field(default_factory=set)
     broken: list[int] = field(default_factory=list)
@@ -62,7 +63,7 @@ class Sums:
         self.events += outcome.events
         self.failures += outcome.failures
         self.acknowledged += verdict.acknowledged
-        self.allowed += verdict.allowed
+        self.allowed[schedule.durability] += verdict.allowed
         self.settings[schedule.durability] += 1
         if outcome.events["full_disk"]:
             self.disks.add(outcome.disk)
@@ -73,11 +74,14 @@ class Sums:
         """Return the counts; seeds and schedules of failures by their numbers."""
         return {
             "episodes": self.episodes,
+            # The next episodes have the next numbers; none where a schedule was given.
+            "first_seed": self.first_seed,
             "failed": len(self.failed),
             "failed_seeds": self.seeds,
             "broken_seeds": self.broken,
             "acknowledged": self.acknowledged,
-            "missing_as_they_may_be": self.allowed,
+            "missing_as_they_may_be": self.allowed.total(),
+            "missing_by_durability": dict(self.allowed),
             "durability": dict(self.settings),
             "events": dict(self.events),
             "all_events": self.events.total(),
@@ -142,6 +146,7 @@ class Chaos:
         ends = time.monotonic() + arguments.minutes * 60
         most = arguments.episodes or (arguments.tries if arguments.replay else sys.maxsize)
         seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
+        self.sums.first_seed = seed if arguments.replay is None else None
         while self.sums.episodes < most and (time.monotonic() < ends or not self.sums.episodes):
             schedule = self._schedule(seed + self.sums.episodes)
             outcome = self._episode(schedule)
@@ -260,7 +265,7 @@ class Chaos:
         table.add_section()
         table.add_row("messages acknowledged", str(sums.acknowledged))
         table.add_row("calls that failed, as they may", str(sum(sums.failures.values())))
-        table.add_row("missing, as they may be", str(sums.allowed))
+        table.add_row("missing, as they may be", str(sums.allowed.total()))
         for kind, meaning in FAULTS.items():
             table.add_row(f"{kind}: {meaning}", str(sums.faults[kind]))
         self.console.print(table)

@@ -21,7 +21,7 @@ PICTURES = ROOT / "docs" / "pictures"
 
 #: Mean width of a letter in units of the font size, and of a bold one; wide enough for the usual fonts.
 LETTER, BOLD_LETTER = 0.56, 0.66
-SMALL, NORMAL, LARGE = 12.0, 13.5, 14.5
+SMALL, NORMAL, LARGE = 13.5, 14.5, 15.5
 
 #: Colours that readers who see no red or no green can tell apart (after Okabe and Ito), light and dark.
 STYLE = """
@@ -170,7 +170,7 @@ def architecture() -> Picture:
         "answers and their vectors, URL vectors",
         "an add, a read, a miss: one round trip",
     ], colour="orange")  # fmt: skip
-    p.box(640, 420, 290, 112, "cold: .huff archives on disk", [
+    p.box(640, 420, 290, 112, "cold: archives on disk", [
         "frames: append, never rewrite",
         "columns in the phrase Huffman code",
         "recovered by scanning",
@@ -251,7 +251,7 @@ def question() -> Picture:
         ("exact text", "one round trip; brings what is new", "empty"),
         ("near enough", "cosine of the nearest entry", "below_threshold"),
         ("margin and votes", "against entries that answer otherwise", "margin, score"),
-        ("guards", "numbers, negation, roles, names, code ...", "guard, reported"),
+        ("guards", "numbers, negation, roles, names ...", "guard, reported"),
         ("verifier, if any", "a model reads both questions", "verifier"),
     )
     for number, (title, line, reason) in enumerate(steps):
@@ -263,7 +263,7 @@ def question() -> Picture:
         p.box(440, y, 190, 50, "miss", [reason], colour="rose")
     p.arrow((180, 496), (180, 510))
     p.box(30, 510, 300, 38, "semantic hit", colour="green")
-    p.text(345, 533, "the second round trip; 1 in 100 is audited instead", size=SMALL, soft=True)
+    p.text(345, 533, "the second round trip; about 3 in 100 are audited instead", size=SMALL, soft=True)
     p.arrow((330, 180), (350, 180), (350, 150), (660, 150), (660, 51), (690, 51))
     p.box(690, 26, 240, 50, "exact hit", ["the same text was asked before"], colour="green")
     p.arrow((630, 331), (690, 331))

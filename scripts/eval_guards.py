@@ -29,6 +29,7 @@ import numpy as np
 from _run_facts import RunFacts, write_json
 
 from lix_cache.embedders.onnx import OnnxEmbedder
+from lix_cache.evaluation.binomial import clopper_pearson
 from lix_cache.matching.guards import GUARDS, check
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,12 +77,12 @@ def adversarial(pairs: list[dict[str, Any]], cosines: Any, threshold: float) -> 
     caught = ", ".join(
         f"{g} {by_guard[g, 0]}/{by_guard[g, 1]}" for g in GUARDS if by_guard[g, 0] + by_guard[g, 1]
     )
-    counts = {
-        "language": pairs[0]["lang"],
-        "cosine": threshold,
-        "different": {"pairs": total[0], "alone": alone[0] / total[0], "guarded": guarded[0] / total[0]},
-        "same": {"pairs": total[1], "alone": alone[1] / total[1], "guarded": guarded[1] / total[1]},
-    }
+    counts: dict[str, Any] = {"language": pairs[0]["lang"], "cosine": threshold}
+    for name, label in (("different", 0), ("same", 1)):
+        counts[name] = {"pairs": total[label]}
+        for kind, accepted in (("alone", alone), ("guarded", guarded)):
+            counts[name][kind] = accepted[label] / total[label]
+            counts[name][f"{kind}_interval"] = clopper_pearson(accepted[label], total[label])
     row = (
         f"| {pairs[0]['lang']} | {threshold:.2f} | {share(alone[0], total[0])} / {share(alone[1], total[1])} "
         f"| {share(guarded[0], total[0])} / {share(guarded[1], total[1])} | {caught} |"

@@ -41,6 +41,8 @@ EQUALITY = replace(
     agree_at=1.0,
     agree_width=0.01,
 )
+#: Samples of intents for an interval.
+RESAMPLES = 20_000
 LABELLED = ("banking77", "clinc150", "hwu64", "faq", "xsid")
 
 
@@ -58,7 +60,7 @@ class Count:
         self.wrong += is_wrong
 
     def as_dict(self) -> dict[str, float]:
-        """Return counts and shares, with the exact 95% interval of the false-hit rate."""
+        """Return counts and shares, with the exact 95% interval of the false-hit rate of independent hits."""
         found: dict[str, float] = {"asked": self.asked, "hits": self.hits, "wrong": self.wrong}
         found["hit_ratio"] = self.hits / max(1, self.asked)
         found["wrong_per_1000"] = 1000 * self.wrong / max(1, self.asked)
@@ -75,6 +77,66 @@ class Count:
         return f"{self.hits / self.asked:6.1%} {part:>28}"
 
 
+class ByIntent:
+    """Counts for each intent, of any number of orders of the same questions.
+
+    Orders of the same questions are no new questions, and hits of one intent are not independent. So the
+    interval comes from intents that are drawn again (a cluster bootstrap): what was counted for each intent
+    goes into a sample as often as the intent is drawn.
+    """
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._places = {
+            intent: place for place, intent in enumerate(sorted({one.answer for one in questions}))
+        }
+        self._counts = np.zeros((len(self._places), 3))
+        self._wrong: set[str] = set()
+
+    def add(self, question: Question, is_hit: bool, is_wrong: bool) -> None:
+        self._counts[self._places[question.answer]] += (1, is_hit, is_wrong)
+        if is_wrong:
+            self._wrong.add(question.text)
+
+    def samples(self) -> np.ndarray:
+        """Return what was asked, hit and wrong in each sample of intents, shape (3, samples)."""
+        many = len(self._counts)
+        draws = np.random.default_rng(0).integers(0, many, (RESAMPLES, many))
+        sums: np.ndarray = self._counts[draws].sum(axis=1).T
+        return sums
+
+    def as_dict(self, of_one: int) -> dict[str, Any]:
+        """Return the 95% intervals of both ratios, and how many intents and questions went wrong.
+
+        Args:
+            of_one: how often each question was asked. Where nothing went wrong, a bootstrap knows no upper
+                limit: it is then the exact one of the hits of one order.
+        """
+        asked, hits, wrong = self.samples()
+        has_hits = hits > 0
+        low, high = _middle(wrong[has_hits] / hits[has_hits])
+        if not self._wrong:
+            low, high = clopper_pearson(0, round(self._counts[:, 1].sum() / of_one))
+        return {
+            "intents": len(self._counts),
+            "wrong_intents": int((self._counts[:, 2] > 0).sum()),
+            "wrong_questions": len(self._wrong),
+            "hit_ratio_interval": _middle(hits / asked),
+            "interval": [low, high],
+        }
+
+
+def _middle(values: np.ndarray) -> list[float]:
+    """Return the percentiles between which 95% of the values lie."""
+    return [float(one) for one in np.percentile(values, (2.5, 97.5))]
+
+
+def difference(one: ByIntent, other: ByIntent) -> list[float]:
+    """Return the 95% interval of one false-hit rate less another, over the same samples of intents."""
+    (_, hits, wrong), (_, other_hits, other_wrong) = one.samples(), other.samples()
+    both = (hits > 0) & (other_hits > 0)
+    return _middle(wrong[both] / hits[both] - other_wrong[both] / other_hits[both])
+
+
 class Data:
     """Texts and vectors, embedded once."""
 
@@ -89,6 +151,9 @@ class Data:
     def records(self, path: str) -> list[dict[str, str]]:
         lines = (self._folder / "data" / path).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
+
+    def replies(self) -> list[str]:
+        return [record["reply"] for record in self.records("answers_banking/answers.jsonl")]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         return np.concatenate(
@@ -116,7 +181,7 @@ def orders(many: int, numbers: Sequence[int]) -> Iterator[list[int]]:
 
 
 def streams(data: Data) -> dict[str, Any]:
-    """Six orders of 400 questions, each with a reply of its own."""
+    """Six orders of 400 questions, each with a reply of its own; fixed thresholds, no audits."""
     questions, vectors, replies = generated(data)
     rules: dict[str, tuple[Thresholds, bool]] = {
         "defaults": (DEFAULT_THRESHOLDS, True),
@@ -124,11 +189,20 @@ def streams(data: Data) -> dict[str, Any]:
         "answers by equality alone": (EQUALITY, True),
         **{f"cosine {c / 100:.2f}": (Thresholds(threshold=c / 100), False) for c in (75, 80, 85, 90, 95)},
     }
-    found: dict[str, Any] = {"questions": len(questions), "orders": 6, "rules": {}}
+    words = [len(reply.split()) for reply in data.replies()]
+    found: dict[str, Any] = {
+        "questions": len(questions),
+        "orders": 6,
+        "mean_words": sum(words) / len(words),
+        "rules": {},
+    }
+    by_intent: dict[str, ByIntent] = {}
     print("answers_banking: 400 questions, a reply written for each; six orders, from a cold start\n")
     print(f"{'':27} {'hits':>6} {'false-hit rate':>28}   second half of each order")
     for name, (thresholds, guards) in rules.items():
         whole, late = Count(), Count()
+        intents = by_intent[name] = ByIntent(questions)
+        single = []
         for order in orders(6, range(len(questions))):
             asked = [questions[i] for i in order]
             steps = play(
@@ -138,12 +212,22 @@ def streams(data: Data) -> dict[str, Any]:
                 object_to=object_to if guards else None,
                 replies=replies[order],
             )
+            before = replace(whole)
             for step in steps:
                 whole.add(step.is_hit, step.is_wrong)
+                intents.add(asked[step.number], step.is_hit, step.is_wrong)
                 if step.number >= len(order) // 2:
                     late.add(step.is_hit, step.is_wrong)
-        found["rules"][name] = {"whole": whole.as_dict(), "second_half": late.as_dict()}
+            single.append([whole.hits - before.hits, whole.wrong - before.wrong])
+        found["rules"][name] = {
+            "whole": whole.as_dict(),
+            "second_half": late.as_dict(),
+            "by_intent": intents.as_dict(found["orders"]),
+            "hits_and_wrong_of_each_order": single,
+        }
         print(f"{name:27} {whole}   {late}")
+    for other in ("cosine 0.80", "defaults, no guards"):
+        found["rules"][other]["defaults_less_this"] = difference(by_intent["defaults"], by_intent[other])
     return found
 
 
@@ -152,6 +236,7 @@ def halves(data: Data) -> dict[str, Any]:
     questions, vectors, replies = generated(data)
     intents = sorted({question.answer for question in questions})
     total = Count()
+    by_intent = ByIntent(questions)
     single = []
     print("\nthe bonus chosen on half of the intents (most hits at 1.5% wrong), evaluated on the other half")
     for seed in range(3):
@@ -164,16 +249,22 @@ def halves(data: Data) -> dict[str, Any]:
                 count = _played(questions, vectors, replies, here, float(bonus))
                 if count.wrong <= 0.015 * count.hits and count.hits > most:
                     best, most = float(bonus), count.hits
-            count = _played(questions, vectors, replies, there, best)
+            count = _played(questions, vectors, replies, there, best, by_intent)
             single.append(count.as_dict())
             total = Count(total.asked + count.asked, total.hits + count.hits, total.wrong + count.wrong)
             print(f"  halving {seed}: bonus {best:.2f} {count}")
     print(f"  all                 {total}")
-    return {"all": total.as_dict(), "single": single}
+    # Each question is in three of the halves that judge, in four orders of each.
+    return {"all": total.as_dict(), "by_intent": by_intent.as_dict(3 * 4), "single": single}
 
 
 def _played(
-    questions: Sequence[Question], vectors: np.ndarray, replies: np.ndarray, intents: set[str], bonus: float
+    questions: Sequence[Question],
+    vectors: np.ndarray,
+    replies: np.ndarray,
+    intents: set[str],
+    bonus: float,
+    by_intent: ByIntent | None = None,
 ) -> Count:
     numbers = [i for i, question in enumerate(questions) if question.answer in intents]
     count = Count()
@@ -182,6 +273,8 @@ def _played(
         thresholds = replace(DEFAULT_THRESHOLDS, answer_bonus=bonus)
         for step in play(asked, vectors[order], thresholds, object_to=object_to, replies=replies[order]):
             count.add(step.is_hit, step.is_wrong)
+            if by_intent is not None:
+                by_intent.add(asked[step.number], step.is_hit, step.is_wrong)
     return count
 
 

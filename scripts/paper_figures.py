@@ -51,34 +51,56 @@ TEXTS = {
 }
 
 
+#: A rate over fewer hits says nothing.
+LEAST_HITS = 20
+#: Where the axis of rates ends; intervals may go on below.
+LEAST_RATE = 0.0005
+
+
 def read(name: str) -> Any:
     return json.loads((PAPER / "data" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def transfer() -> Any:
-    """One cutoff on five sets: the share of wrong hits."""
+    """One cutoff on five sets: the share of wrong hits, with its exact interval."""
     sets = read("thresholds")["sets"]
-    figure, axes = plt.subplots(1, 2, figsize=(7.4, 2.9), sharey=True)
-    for axis, kind, key, label in (
-        (axes[0], "plain cosine", "threshold", "cosine of at least"),
-        (axes[1], "lix-cache", "score", "score of at least"),
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.3), sharey=True)
+    for axis, kind, key, step, label in (
+        (axes[0], "plain cosine", "threshold", 0.0022, "cosine of at least"),
+        (axes[1], "lix-cache", "score", 0.008, "score of at least"),
     ):
-        for name, (title, colour, marker, stroke) in SETS.items():
+        for number, (name, (title, colour, marker, stroke)) in enumerate(SETS.items()):
+            points = [point for point in sets[name][kind] if point["hits"] >= LEAST_HITS]
+            # Beside each other, so that no interval hides another.
+            places = [point["thresholds"][key] + step * (number - 2) for point in points]
+            found = [(place, point) for place, point in zip(places, points, strict=True) if point["wrong"]]
+            rates = [point["false_hit_rate"] for _, point in found]
+            low, high = zip(*(point["interval"] for _, point in found), strict=True)
+            axis.errorbar(
+                [place for place, _ in found],
+                rates,
+                yerr=[
+                    [rate - one for rate, one in zip(rates, low, strict=True)],
+                    [one - rate for rate, one in zip(rates, high, strict=True)],
+                ],
+                color=colour, marker=marker, linestyle=stroke, markersize=3.5, linewidth=1.2, elinewidth=0.7,
+                label=title,
+            )  # fmt: skip
             # On a logarithmic scale there is no place for none.
-            points = [point for point in sets[name][kind] if point["hits"] >= 20 and point["wrong"]]
             axis.plot(
-                [point["thresholds"][key] for point in points],
-                [point["false_hit_rate"] for point in points],
-                color=colour, marker=marker, linestyle=stroke, markersize=4, linewidth=1.3, label=title,
+                [place for place, point in zip(places, points, strict=True) if not point["wrong"]],
+                [point["interval"][1] for point in points if not point["wrong"]],
+                color=colour, marker=marker, linestyle="none", markersize=4.5, fillstyle="none",
             )  # fmt: skip
         axis.axhline(0.02, color="#555555", linewidth=0.9, linestyle=(0, (6, 3)))
         axis.set_xlabel(label)
         axis.set_yscale("log")
         axis.set_yticks(
-            [0.003, 0.01, 0.02, 0.05, 0.1, 0.3, 1], ["0.3%", "1%", "2%", "5%", "10%", "30%", "100%"]
+            [0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.3, 1],
+            ["0.1%", "0.3%", "1%", "2%", "5%", "10%", "30%", "100%"],
         )
         axis.minorticks_off()
-        axis.set_ylim(0.002, 1.1)
+        axis.set_ylim(LEAST_RATE, 1.1)
     axes[0].set_ylabel("wrong among the hits")
     axes[1].legend(fontsize=8, frameon=False, loc="upper right", ncols=2)
     return figure
@@ -96,12 +118,13 @@ def generated() -> Any:
     for kind, (names, colour, marker) in kinds.items():
         points = [rules[name]["whole"] for name in names]
         rates = [point.get("false_hit_rate", 0.0) for point in points]
+        low, high = zip(*(rules[name]["by_intent"]["interval"] for name in names), strict=True)
         axis.errorbar(
             [point["hit_ratio"] for point in points],
             rates,
             yerr=[
-                [rate - point.get("low", 0.0) for rate, point in zip(rates, points, strict=True)],
-                [point.get("high", 0.0) - rate for rate, point in zip(rates, points, strict=True)],
+                [rate - one for rate, one in zip(rates, low, strict=True)],
+                [one - rate for rate, one in zip(rates, high, strict=True)],
             ],
             color=colour, marker=marker, linestyle="none", capsize=2.5, markersize=5, linewidth=1, label=kind,
         )  # fmt: skip
@@ -117,7 +140,7 @@ def generated() -> Any:
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlim(left=0)
-    axis.set_ylim(-0.003, 0.12)
+    axis.set_ylim(-0.003, 0.13)
     axis.legend(fontsize=8, frameon=False, loc="upper center")
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +11,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from lix_cache import CacheConfig, SemanticSettings
+from lix_cache.semantic import watch
+from lix_cache.session import offload
+
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "docs" / "pictures"
+DRAWN = sorted(PICTURES.glob("*.svg"))
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +45,19 @@ def test_a_picture_tells_readers_who_do_not_see_it_what_it_shows(script: ModuleT
         assert names["title"].text
         assert len(names["desc"].text or "") > 60
         assert "prefers-color-scheme: dark" in (names["style"].text or "")
+
+
+def test_the_numbers_in_the_pictures_are_those_of_the_code() -> None:
+    text = {path.stem: " ".join(re.findall(r">([^<]+)</text>", path.read_text("utf-8"))) for path in DRAWN}
+    # Those that are drawn, and the others beside them while nothing is known to be wrong.
+    audited = SemanticSettings.audit_rate * (1 + watch._MORE)
+    assert f"about {100 * audited:g} in 100 are audited instead" in text["question"]
+    assert (
+        f"wrong hits is at most {100 * (SemanticSettings.target_false_hit_rate or 0):g} %."
+        in text["question"]
+    )
+    assert f"{offload.CHUNK} at a time" in text["message"]
+    assert f"the last {CacheConfig().hot_window_size} messages" in text["architecture"]
 
 
 def test_a_text_that_does_not_fit_is_refused(script: ModuleType) -> None:
