@@ -46,7 +46,7 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Line:
     return found
 
 
-@pytest.mark.parametrize("step", ["", "SET", "XADD", "GET", "UNLINK"])
+@pytest.mark.parametrize("step", ["", "EVAL", "SET", "XADD", "GET", "UNLINK"])
 def test_a_deletion_that_redis_did_not_take_whole_is_done_again(
     step: str, keeper: Keeper, redis_config: CacheConfig, line: Line
 ) -> None:
@@ -56,10 +56,10 @@ def test_a_deletion_that_redis_did_not_take_whole_is_done_again(
         line.lost = lambda redis, names: redis is one.core.redis and (not step or step in names)
         drop(one, identity)
         line.asked.clear()
-        wait_until(lambda: (step or "SET") in line.names(one), what="another try")
+        wait_until(lambda: (step or "EVAL") in line.names(one), what="another try")
         assert one.core.undone
         line.lost = nothing
-        wait_until(lambda: not one.core.undone, what="the deletion to be done")
+        wait_until(lambda: not len(one.core.undone), what="the deletion to be done")
         look(other)
         assert not held(other)
         assert not is_served(other)
@@ -116,7 +116,7 @@ def test_what_is_dropped_in_a_redis_that_came_back_empty_is_heeded(
             server.start()
             wait_until(lambda: one.do(one.core.redis.ping()), what="Redis to be seen")  # type: ignore[union-attr]
             drop(one, identity, what)
-            wait_until(lambda: not one.core.undone, what="the deletion to be told")
+            wait_until(lambda: not len(one.core.undone), what="the deletion to be told")
             line.lost = nothing
             look(other)
             assert not is_served(other)
@@ -302,4 +302,26 @@ def test_only_a_hit_of_what_the_provider_keeps_looks_for_a_deletion(
         gateway.forget()
         line.asked.clear()
         assert is_served(gateway, **more)
-        assert line.names(gateway).count("GET") == trips
+        assert sum(line.names(gateway).count(name) for name in ("GET", "ZMSCORE")) == trips
+
+
+def test_what_redis_said_before_a_process_forgot_all_is_not_served(
+    keeper: Keeper, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = RedisTier.ask
+    with RunningGateway(keeper.url, redis_config) as one, RunningGateway(keeper.url, redis_config) as other:
+        monkeypatch.setattr(other.core, "look", lambda _: asyncio.sleep(0))
+        made(one, store=False)
+
+        async def late(redis: RedisTier, *commands: Any) -> Any:
+            answers = await real(redis, *commands)
+            if redis is other.core.redis and commands[0][0] == "GET":
+                monkeypatch.setattr(RedisTier, "ask", real)
+                await asyncio.to_thread(drop, one, "", "purge")
+                other.core.dropped.position = None
+                await Core.look(other.core, redis)
+            return answers
+
+        monkeypatch.setattr(RedisTier, "ask", late)
+        assert not is_served(other, store=False)
+        assert not held(other)
