@@ -54,7 +54,7 @@ __all__ = ["Core"]
 #: So long the start waits for what is read beside the requests: most of it is there by then.
 _BEGUN_SECONDS = 2.0
 #: So long the end waits for what was deleted to be known in Redis, and in the snapshot's place.
-_LAST_SECONDS = 10.0
+_LAST_SECONDS = 5.0
 
 
 class Core(Keeping):
@@ -376,7 +376,7 @@ class Core(Keeping):
         if self.settings.workers == 1:
             await self.snapshot.save_at_end()
         # Behind it: what is undone may be in that one too.
-        await self.settle()
+        await self.settle(_LAST_SECONDS)
         await self.snapshot.mark_at_end(self.undone.tenants("deletion"), _LAST_SECONDS)
         await self.routes.close()
         if self.redis is not None:
