@@ -6,10 +6,10 @@ import asyncio
 import copy
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError
@@ -37,6 +37,7 @@ from lix_cache.gateway.tenants import Tenant, TenantBook, presented
 from lix_cache.gateway.tiers import NOTHING_FOUND, Entry, Looked, Memory, RedisTier
 from lix_cache.gateway.timeline import Timeline
 from lix_cache.gateway.traces import Traces
+from lix_cache.gateway.undone import Undone
 from lix_cache.gateway.upstream import Route, Routes
 from lix_cache.gateway.volatile import normaliser
 from lix_cache.gateway.warming import Warming
@@ -52,6 +53,8 @@ __all__ = ["Core"]
 
 #: So long the start waits for what is read beside the requests: most of it is there by then.
 _BEGUN_SECONDS = 2.0
+#: So long the end waits for what was deleted to be known in Redis, and in the snapshot's place.
+_LAST_SECONDS = 5.0
 
 
 class Core(Keeping):
@@ -88,7 +91,8 @@ class Core(Keeping):
         self.metrics = Metrics()
         self.memory = Memory(settings.memory_bytes)
         self.dropped = Dropped()
-        self.undone: dict[Callable[[], Awaitable[bool]], None] = {}
+        self.undone = Undone()
+        self.telling: Counter[str] = Counter()
         self.redis = RedisTier(self.config, clock) if settings.redis else None
         self.limits = Limits(self.redis, clock)
         # What was spent while Redis was away is told when it is back, also by a worker that spends no more.
@@ -155,7 +159,7 @@ class Core(Keeping):
         if self.redis is not None and has_sessions:
             from lix_cache.gateway.sessions import Sessions
 
-            self.sessions = Sessions(self._library, self.redis, clock, self.surely)
+            self.sessions = Sessions(self._library, self.redis, clock, self.undone)
 
     def _hear_of_models(self) -> None:
         for model in self.local.values():
@@ -270,8 +274,9 @@ class Core(Keeping):
             return Looked(entry, "memory", is_suited=True)
         if self.redis is None or control.no_cache:
             return NOTHING_FOUND
+        began = self.clock.time()  # before the read: what is forgotten from here on may be what it brings
         entry = await self.redis.get(tenant, asked.key, is_kept=asked.is_kept)
-        if entry is None or not self.serves(entry, self.clock.time(), control):
+        if entry is None or not self.serves(entry, began, control):
             return NOTHING_FOUND
         return Looked(entry, "redis", is_suited=suits(entry.answer))
 
@@ -337,6 +342,7 @@ class Core(Keeping):
             # Before anything is in memory, or on its way: the first look forgets all of that.
             self._beginning.append(loop.create_task(self.catch_up(self.redis)))
             self._lasting.add(loop.create_task(self.follow_purges(self.redis)))
+            self._lasting.add(loop.create_task(self.follow_undone()))
         if reads_snapshot:
             self._beginning.append(loop.create_task(self.snapshot.read(self.tenants)))
         self._lasting.update(self._beginning)
@@ -362,15 +368,16 @@ class Core(Keeping):
         """Write the snapshot, if the one in its place was read, and let go of all connections."""
         for task in self._lasting:
             task.cancel()
+        self.snapshot.end()
         await self.settle()
         await self.timeline.close()
-        if self.redis is not None:
-            await self.do_again()
-            if self.undone:
-                logger.error("{} times what was deleted may be in Redis still: it was away", len(self.undone))
+        await self.undone.finish(_LAST_SECONDS)
         # Of several workers none does, for others may still serve: their parent does when all have ended.
         if self.settings.workers == 1:
             await self.snapshot.save_at_end()
+        # Behind it: what is undone may be in that one too.
+        await self.settle(_LAST_SECONDS)
+        await self.snapshot.mark_at_end(self.undone.tenants("deletion"), _LAST_SECONDS)
         await self.routes.close()
         if self.redis is not None:
             self.redis.close()

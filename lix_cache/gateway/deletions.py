@@ -6,7 +6,7 @@ Marks in Redis say of a name alone that it was deleted, for longer than anything
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
@@ -21,17 +21,35 @@ from lix_cache.hot.keys import digest
 if TYPE_CHECKING:
     from lix_cache.gateway.tiers import Entry, RedisTier
 
-__all__ = ["UNDER_WAY", "Drop", "Dropped", "Marks", "any_of"]
+__all__ = ["UNDER_WAY", "DeletedResponses", "Drop", "Dropped", "Marks", "any_of"]
 
 #: Longer than any answer is under way.
 UNDER_WAY = 26 * 3600
 #: Longer than any answer is kept, and is under way before.
 _MARK_SECONDS = int(MOST_SECONDS) + UNDER_WAY
-#: Purges that are remembered, and responses: of these there are many more, which must not push a purge out.
+#: Purges that are remembered, and responses of each tenant: there are many more, which must push out neither
+#: a purge nor what another tenant has deleted.
 _MOST_PURGES = 1000
 _MOST_RESPONSES = 10_000
 #: No provider gives a longer id; one would fill the stream. All of the tenant is dropped in its place.
 _LONGEST_ID = 512
+#: Marks of a tenant, and those that one goes with when there are more.
+_MOST_MARKS = 100_000
+_MARKS_AT_ONCE = 1000
+#: The member without a name says up to when all counts as deleted: of what was deleted until then, not every
+#: name is known any more.
+_MARK = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+redis.call('ZADD', KEYS[1], 'GT', string.format('%.6f', now), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', now - tonumber(ARGV[2])))
+if redis.call('ZCARD', KEYS[1]) > tonumber(ARGV[3]) then
+  local gone = redis.call('ZPOPMIN', KEYS[1], ARGV[4])
+  redis.call('ZADD', KEYS[1], 'GT', gone[#gone], '')
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
 
 
 @dataclass(frozen=True)
@@ -106,15 +124,16 @@ class Dropped:
         self.position: bytes | None = None
         self._missed = -1.0
         self._purges: deque[tuple[float, Drop]] = deque(maxlen=_MOST_PURGES)
-        self._responses: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._responses: defaultdict[str, OrderedDict[str, None]] = defaultdict(OrderedDict)
 
     def add(self, drop: Drop, now: float) -> None:
         """Remember what was dropped."""
         if drop.id:
             # An id is never given twice, so it does not matter when: clocks that differ do no harm.
-            self._responses[drop.tenant, drop.id] = None
-            if len(self._responses) > _MOST_RESPONSES:
-                self._responses.popitem(last=False)
+            responses = self._responses[drop.tenant]
+            responses[drop.id] = None
+            if len(responses) > _MOST_RESPONSES:
+                responses.popitem(last=False)
         else:
             # In their order, whatever another machine's clock says: has() ends at the first that is too old.
             latest = self._purges[0][0] if self._purges else 0.0
@@ -134,7 +153,38 @@ class Dropped:
         if (entry.created if read is None else read) <= self._missed:
             return True
         since = takewhile(lambda one: one[0] >= entry.created, self._purges)
-        return (entry.tenant, entry.answer.id) in self._responses or any(one.fits(entry) for _, one in since)
+        is_deleted = entry.answer.id in self._responses.get(entry.tenant, ())
+        return is_deleted or any(one.fits(entry) for _, one in since)
+
+
+class DeletedResponses:
+    """Marks of responses that their providers were told to delete: a bounded number of each tenant.
+
+    Args:
+        redis: where they are.
+    """
+
+    def __init__(self, redis: RedisTier) -> None:
+        self._redis = redis
+
+    async def mark(self, tenant: str, name: str) -> bool:
+        """Say that a response was deleted, by the digest of its id; "" for all that were asked for by now.
+
+        Returns:
+            False if Redis does not know of it yet.
+        """
+        key = self._redis.name("deleted", tenant, "")
+        bounds = _MARK_SECONDS, _MOST_MARKS, _MARKS_AT_ONCE
+        return await self._redis.ask(("EVAL", _MARK, 1, key, name, *bounds)) is not None
+
+    async def has(self, entry: Entry) -> bool | None:
+        """Whether an answer was deleted; None: Redis does not tell."""
+        key = self._redis.name("deleted", entry.tenant, "")
+        found = await self._redis.ask(("ZMSCORE", key, digest(entry.answer.id), ""))
+        if found is None:
+            return None
+        at, until = found[0]
+        return at is not None or (until is not None and entry.created <= float(until))
 
 
 class Marks:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from lix_cache._log import logger
 from lix_cache.clock import Clock
@@ -47,6 +48,9 @@ class Snapshot:
         self._marking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         #: Tenants whose marks are to be put, and are not being put.
         self._owed: set[str] = set()
+        #: How many of each tenant's marks are not in their place.
+        self._unmarked: Counter[str] = Counter()
+        self._is_ending = False
         self._some = asyncio.Semaphore(_MOST_MARKS)
 
     @property
@@ -91,19 +95,45 @@ class Snapshot:
             await mark_dropped(self.objects, tenant, self._clock)
 
     async def mark_in_time(self, tenant: str) -> None:
-        """:meth:`mark`, again until its place is back."""
-        is_done, trouble = False, ""
+        """:meth:`mark`, again until its place is back, or the process ends."""
+        if self.objects is None:
+            return
+        self._unmarked[tenant] += 1
+        trouble = ""
         # Who owes it already has not begun to put it, and puts it for this one too.
-        while not is_done and tenant not in self._owed:
+        while tenant not in self._owed:
+            is_last = self._is_ending
             self._owed.add(tenant)
             try:
                 async with self._some:
                     await self.mark(tenant)
-                is_done = True
-            except LixCacheError as error:
+                break
+            except Exception as error:  # noqa: BLE001 - nothing else puts it
+                self._owed.discard(tenant)
                 if trouble != (trouble := told(error)):
                     logger.warning("the snapshot's place is not told yet what was dropped: {}", trouble)
+                if is_last:
+                    return
                 await asyncio.sleep(_AGAIN_SECONDS)
+        self._unmarked[tenant] -= 1
+
+    def end(self) -> None:
+        """Try to put each mark that is owed once more, and no longer."""
+        self._is_ending = True
+
+    async def mark_at_end(self, tenants: Iterable[str], seconds: float) -> None:
+        """Put marks of tenants within a time, and tell of those that could not be put."""
+        marking = [asyncio.ensure_future(self.mark_in_time(one)) for one in tenants]
+        if marking:
+            await asyncio.wait(marking, timeout=seconds)
+        for one in marking:
+            one.cancel()
+        if left := +self._unmarked:
+            logger.error(
+                "the snapshot's place does not know what was dropped of {} tenants: "
+                "put back into an empty Redis, the snapshot would bring it back",
+                len(left),
+            )
 
     async def save(self) -> int:
         """Write a snapshot in the place of the older one. Returns how many answers are in it.

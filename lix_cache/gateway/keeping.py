@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ from lix_cache.gateway.protocols import Protocol
 from lix_cache.gateway.settings import GatewaySettings
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import LATEST, Entry, Memory, RedisTier
+from lix_cache.gateway.undone import Undone
+from lix_cache.hot.keys import digest
 
 if TYPE_CHECKING:
     from lix_cache.gateway.relay import Flight
@@ -34,14 +38,23 @@ __all__ = ["AT_ONCE", "Keeping"]
 AT_ONCE = 64
 #: So many bytes of an answer have its id.
 _BEGINNING = 4096
+_ID = re.compile(rb'"id"\s*:\s*"((?:[^"\\]|\\.)*)"')
 #: How long another process may serve what this one has dropped.
 _LOOK_SECONDS = 1.0
+#: Responses of a tenant that are told one by one between two looks.
+_MOST_TOLD = 128
 
 
-def _names_any(flight: Flight, ids: Sequence[str]) -> bool:
-    """Whether an answer that is under way has one of these ids, where it has its own."""
-    start = b"".join(flight.chunks[:_BEGINNING])[:_BEGINNING]
-    return any(dump(one)[1:-1] in start for one in ids)
+def _ids_of(flight: Flight) -> frozenset[bytes]:
+    """Return all ids that stand where an answer that is under way has its own."""
+    if flight.ids[0] < (there := min(flight.size, _BEGINNING)):
+        start = b""
+        for chunk in flight.chunks:
+            start += chunk[:_BEGINNING]
+            if len(start) >= _BEGINNING:
+                break
+        flight.ids = there, frozenset(_ID.findall(start[:_BEGINNING]))
+    return flight.ids[1]
 
 
 class Keeping:
@@ -52,8 +65,10 @@ class Keeping:
     metrics: Metrics
     memory: Memory
     dropped: Dropped
-    #: What Redis did not take yet, the first one first.
-    undone: dict[Callable[[], Awaitable[bool]], None]
+    #: What Redis did not take yet.
+    undone: Undone
+    #: Responses of each tenant that were told since the last look.
+    telling: Counter[str]
     redis: RedisTier | None
     meaning: ByMeaning | None
     flights: dict[bytes, Flight]
@@ -129,9 +144,9 @@ class Keeping:
             await redis.name_answer(entry.tenant, entry.answer.id, asked.key, seconds)
             # What deleted it meanwhile, here or in another process, found no name. Where Redis does not tell,
             # it is kept nowhere.
-            if await redis.deleted.has(entry.tenant, entry.answer.id) is not False or self.dropped.has(entry):
+            if await redis.deleted.has(entry) is not False or self.dropped.has(entry):
                 self._drop_purged(asked.key, entry)
-                await redis.forget_named(entry.tenant, entry.answer.id)
+                await redis.forget_named(entry.tenant, digest(entry.answer.id))
                 return
         if place is None or self.meaning is None:
             return
@@ -139,7 +154,12 @@ class Keeping:
         # A purge that began after the look in Redis may have gone past before it was there, or not be known.
         is_purged = redis is not None and await redis.is_purged(entry.tenant, entry.created)
         if is_purged is not False or self.dropped.has(entry):
-            await self.surely(partial(self.meaning.forget, entry.tenant, entry.answer.id))
+            await self.undone.surely(
+                ("meaning", entry.tenant),
+                entry.answer.id,
+                partial(self.meaning.forget, entry.tenant, entry.answer.id),
+                instead=partial(self._forget_meant, self.meaning, entry.tenant),
+            )
 
     def _drop_purged(self, key: bytes, entry: Entry) -> None:
         """Forget what another worker's purge has met while it was under way."""
@@ -172,9 +192,15 @@ class Keeping:
         drop = Drop.of_response(tenant.name, identity, self.clock.time())
         # First: one that is being stored, or read from Redis, is not to come back behind it.
         self.heed([drop])
-        if self.redis is not None:
-            await self.surely(partial(self._forget_in, self.redis, drop, identity))
-        else:
+        is_done = self.redis is not None and await self.undone.surely(
+            ("deletion", tenant.name),
+            name := digest(identity),  # an id may be as long as a path
+            partial(self._forget_in, self.redis, drop, name),
+            instead=partial(self._forget_all, self.redis, tenant.name),
+        )
+        # Beside the answer: the provider has deleted it, and that is to be told now. Where Redis does not
+        # take it, the mark is put behind it again; but this process may end before, and Redis start empty.
+        if not is_done:
             self.spawn(self.snapshot.mark_in_time(tenant.name))
 
     def heed(self, drops: Sequence[Drop]) -> int:
@@ -182,11 +208,14 @@ class Keeping:
         if not drops:
             return 0
         now, tenants = self.clock.time(), {one.tenant for one in drops if not one.id}
+        ids: defaultdict[str, set[bytes]] = defaultdict(set)
         for drop in drops:
             self.dropped.add(drop, now)
+            if drop.id:
+                ids[drop.tenant].add(dump(drop.id)[1:-1])
         for key, flight in list(self.flights.items()):
-            ids = [one.id for one in drops if one.id and one.tenant == flight.tenant]
-            if flight.tenant in tenants or (ids and _names_any(flight, ids)):
+            its = ids.get(flight.tenant)
+            if flight.tenant in tenants or (its and not its.isdisjoint(_ids_of(flight))):
                 del self.flights[key]
         return self.memory.purge(any_of(drops))
 
@@ -214,47 +243,65 @@ class Keeping:
             dropped.position = position
 
     async def follow_purges(self, redis: RedisTier) -> None:
-        """Heed what other processes drop, and do again what Redis did not take, until this one ends."""
+        """Heed what other processes drop, until this one ends."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
+            self.telling.clear()
             await self.catch_up(redis)
 
     async def catch_up(self, redis: RedisTier) -> None:
-        """Heed what other processes have dropped, and do again what Redis did not take."""
+        """Heed what other processes have dropped."""
         try:
             await self.look(redis)
-            await self.do_again()
         except Exception as error:  # noqa: BLE001 - the next look is all that ever heeds a purge
             logger.error("what other processes have dropped was not looked at: {}", told_of(error))
 
-    async def surely(self, work: Callable[[], Awaitable[bool]]) -> None:
-        """Do something now, and again at each look until it says that it is done."""
-        self.undone[work] = None  # before it begins: the request that waits for it may end
-        if await work():
-            self.undone.pop(work, None)
+    async def follow_undone(self) -> None:
+        """Do again what Redis did not take, until this process ends."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self.undone.do_again()
 
-    async def do_again(self) -> None:
-        """Do what Redis did not take before."""
-        # One after the other: at once they would open as many connections, and keep them.
-        for work in list(self.undone):
-            try:
-                await self.surely(work)
-            except Exception as error:  # noqa: BLE001 - the others are to be done all the same
-                logger.error("what was deleted may be there still: {}", told_of(error))
-
-    async def _forget_in(self, redis: RedisTier, drop: Drop, identity: str) -> bool:
+    async def _forget_in(self, redis: RedisTier, drop: Drop, name: str) -> bool:
         """Drop a response from what other processes see. False: that is to be done again."""
         # Marked first: one that is being stored looks for the mark when its name is there.
         is_done = (
-            await redis.deleted.mark(drop.tenant, identity, drop.at)
-            and await redis.tell(drop) is not None
-            and await redis.forget_named(drop.tenant, identity)
+            await redis.deleted.mark(drop.tenant, name)
+            and await self._is_told(redis, drop)
+            and await redis.forget_named(drop.tenant, name)
         )
         if is_done:
-            # Behind it: a snapshot that begins from here on has none of it. Beside the answer: the provider
-            # has deleted it, and that is to be told now.
+            # Behind it: a snapshot that begins from here on has none of it.
             self.spawn(self.snapshot.mark_in_time(drop.tenant))
         return is_done
+
+    async def _is_told(self, redis: RedisTier, drop: Drop) -> bool:
+        """Tell of a response. One tenant's many must not push out what others are told of other tenants."""
+        self.telling[drop.tenant] += 1
+        if self.telling[drop.tenant] <= _MOST_TOLD:
+            return await redis.tell(drop) is not None
+        self.undone.later(("telling", drop.tenant), "", partial(self._tell_all, redis, drop.tenant))
+        return True
+
+    async def _tell_all(self, redis: RedisTier, tenant: str) -> bool:
+        return await redis.tell(Drop(tenant, self.clock.time())) is not None
+
+    async def _forget_all(self, redis: RedisTier, tenant: str) -> bool:
+        """Drop all of a tenant from what other processes see. False: that is to be done again.
+
+        Raises:
+            RedisUnavailable: not all is gone, and it is to be done again.
+        """
+        drop = Drop(tenant, self.clock.time())
+        is_done = await redis.deleted.mark(tenant, "") and await redis.tell(drop) is not None
+        if is_done:
+            await redis.purge(tenant, drop.fits)  # or it would be in the next snapshot
+            self.spawn(self.snapshot.mark_in_time(tenant))
+        return is_done
+
+    async def _forget_meant(self, meaning: ByMeaning, tenant: str) -> bool:
+        await meaning.purge(tenant, None, None, None)  # raises if it is not done
+        return True
 
     async def purge(
         self, tenant: str, model: str | None, older_than: float | None, tag: str | None = None

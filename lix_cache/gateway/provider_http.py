@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from lix_cache.gateway.provider_lines import Lines
 from lix_cache.gateway.settings import GatewaySettings
-from lix_cache.gateway.upstream import Incoming, Outgoing, UpstreamFailed, address_of
+from lix_cache.gateway.upstream import Incoming, Outgoing, UpstreamFailed, address_of, unreachable
 
 if TYPE_CHECKING:
     import aiohttp
@@ -93,8 +93,7 @@ class HttpUpstream:
                 "the provider did not answer in time", was_late=True, was_sent=was_sent
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # Its text may quote the address; the kind says what happened.
-            raise UpstreamFailed(f"the provider cannot be reached ({type(error).__name__})") from None
+            raise unreachable(error) from None
         return _AiohttpIncoming(response)
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohappyeyeballs
 
 from lix_cache.gateway.provider_line import Line, LineAnswer
-from lix_cache.gateway.upstream import UpstreamFailed
+from lix_cache.gateway.upstream import UpstreamFailed, unreachable
 
 __all__ = ["Lines"]
 
@@ -118,8 +118,7 @@ class Lines:
             return opening.result()
         except (OSError, ValueError) as error:
             self._forget_addresses()
-            # Its text may quote the address; the kind says what happened.
-            raise UpstreamFailed(f"the provider cannot be reached ({type(error).__name__})") from None
+            raise unreachable(error) from None
 
     async def _open(self) -> Line:
         loop = asyncio.get_running_loop()

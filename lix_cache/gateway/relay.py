@@ -69,6 +69,7 @@ class Flight:
         is_over: nothing more comes, and what it was is known.
         is_broken: it ended before its end.
         tenant: whose it is.
+        ids: that stand in its beginning, after the bytes of it that were looked at.
         chunks: of the body; those that all have read may be gone.
     """
 
@@ -78,10 +79,9 @@ class Flight:
         self.vectors: Mapping[bytes, Answer] | None = None
         self.verdict: Verdict | None = None
         self.error: Exception | None = None
-        self.is_read = False
-        self.is_over = False
-        self.is_broken = False
+        self.is_read = self.is_over = self.is_broken = False
         self.tenant = ""
+        self.ids: tuple[int, frozenset[bytes]] = 0, frozenset()
         self.chunks: list[bytes] = []
         self.size = 0
         self.form: Any = None

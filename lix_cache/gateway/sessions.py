@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from lix_cache._log import logger
 from lix_cache.admin import AsyncStoreAdmin
@@ -27,6 +28,7 @@ from lix_cache.gateway.plain_json import put_before_last, spelled
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import RedisTier
+from lix_cache.gateway.undone import Undone
 from lix_cache.messages.session_key import SessionKey, stored_id
 from lix_cache.session.evictor import evictor_for
 from lix_cache.session.store import open_store
@@ -46,8 +48,6 @@ _KEPT_THERE = (
     *("conversation_id", "session_id", "chat_id", "thread_id", "assistant_id", "agent_id"),
 )
 _SYSTEM = frozenset({"system", "developer"})
-#: Does something, again and again until it says that it is done.
-_Surely: TypeAlias = "Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]"
 
 
 class Session:
@@ -105,10 +105,12 @@ def _text_of(turn: Any) -> str | None:
 class Sessions:
     """All sessions of all tenants."""
 
-    def __init__(self, config: CacheConfig, redis: RedisTier, clock: Clock, surely: _Surely) -> None:
+    def __init__(self, config: CacheConfig, redis: RedisTier, clock: Clock, undone: Undone) -> None:
         self._marks = Marks(redis, "deleted-session")
         self._clock = clock
-        self._surely = surely
+        self._undone = undone
+        #: Turns that were kept, of which it is not known yet whether their session was deleted before.
+        self._added: defaultdict[SessionKey, list[tuple[Session, Sequence[str]]]] = defaultdict(list)
         #: Those whose turns are being answered, in this process.
         self._under_way: weakref.WeakSet[Session] = weakref.WeakSet()
         # A gateway's sessions go on without Redis, and move to disk by themselves.
@@ -171,21 +173,37 @@ class Sessions:
             except LixCacheError as error:
                 logger.error("a turn of a session was not kept: {}", told(error))
                 return
-            await self._surely(partial(self._take_out, session, kept, added.ids))
+            self._added[session.name].append((session, added.ids))
+            tenant = session.name.namespace or ""
+            work = partial(self._take_out, session.name)
+            await self._undone.surely(("session", tenant), session.name.id, work)
 
-    async def _take_out(self, session: Session, kept: AsyncCacheCoordinator, ids: Sequence[str]) -> bool:
-        """Delete a turn if its session was deleted by another worker, which may not have seen it.
+    async def _take_out(self, name: SessionKey) -> bool:
+        """Delete turns if their session was deleted by another worker, which may not have seen them.
 
         Returns:
             False if that is not known, or not done.
         """
-        was_deleted = await self._was_deleted(session)
+        turns = list(self._added.get(name, ()))
+        sessions = sorted((session for session, _ in turns), key=lambda one: (not one.is_deleted, one.begun))
         try:
-            for message_id in ids if was_deleted else ():
-                await kept.delete_message(message_id)
+            # Where it was not deleted since the oldest of them came, one look tells it of all.
+            if sessions and await self._was_deleted(sessions[0]) is not False:
+                for session, ids in turns:
+                    if not await self._is_taken_out(session, ids):
+                        return False
         except LixCacheError as error:
             logger.warning("a turn of a deleted session is still there: {}", told(error))
             return False
+        left = [turn for turn in self._added.pop(name, ()) if turn not in turns]
+        if left:
+            self._added[name] = left
+        return True
+
+    async def _is_taken_out(self, session: Session, ids: Sequence[str]) -> bool:
+        was_deleted = await self._was_deleted(session)
+        for message_id in ids if was_deleted else ():
+            await self._coordinator(session.name).delete_message(message_id)
         return was_deleted is not None
 
     def _lock(self, name: SessionKey) -> asyncio.Lock:

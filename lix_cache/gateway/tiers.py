@@ -18,7 +18,7 @@ from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import CodecError, RedisUnavailable
 from lix_cache.gateway.answer import Answer
-from lix_cache.gateway.deletions import UNDER_WAY, Drop, Marks
+from lix_cache.gateway.deletions import UNDER_WAY, DeletedResponses, Drop
 from lix_cache.gateway.redis_line import RedisLine
 from lix_cache.hot.keys import Keys, digest
 
@@ -30,8 +30,9 @@ _HEAD = struct.Struct("<4sddHH")
 _STAMP = 12
 #: Of all times, in Unix seconds.
 LATEST = 1e11
-#: What was dropped last, that is told: a process that has missed more forgets all that it has in memory.
-_MOST_TOLD = 1000
+#: What was dropped last, that is told: a process that has missed more forgets all that it has in memory. Far
+#: more than is told between two looks: of the deletions of one tenant a process tells a bounded number.
+_MOST_TOLD = 10_000
 #: A slow answer must not take the place of one that was asked for after it, nor come back after a purge or
 #: a DELETE, which leaves its stamp alone. One of a snapshot takes no place at all.
 _PUT = """
@@ -176,7 +177,7 @@ class RedisTier(RedisLine):
         #: Places of what this process has told, and heeds by itself.
         self._own: set[bytes] = set()
         #: Responses that their providers were told to delete.
-        self.deleted = Marks(self, "deleted")
+        self.deleted = DeletedResponses(self)
         self._digests: dict[str, str] = {}
 
     def _name(self, tenant: str, key: bytes) -> str:
@@ -205,7 +206,7 @@ class RedisTier(RedisLine):
         if entry is None or not is_kept:
             return entry
         # Where Redis does not tell, it is a miss.
-        return entry if await self.deleted.has(tenant, entry.answer.id) is False else None
+        return entry if await self.deleted.has(entry) is False else None
 
     async def get_many(self, tenant: str, keys: Sequence[bytes]) -> list[Entry | None]:
         """Return what is kept under each key, in one round trip."""
@@ -264,13 +265,17 @@ class RedisTier(RedisLine):
         name = self.name("id", tenant, digest(identity))
         await self.ask(("SET", name, key, "PX", max(1, int(seconds * 1000))))
 
-    async def forget_named(self, tenant: str, identity: str) -> bool:
+    async def forget_named(self, tenant: str, of: str) -> bool:
         """Drop the answer of an id, if there is one, so that none asked for before comes back.
+
+        Args:
+            tenant: whose it is.
+            of: digest of the id.
 
         Returns:
             False if Redis does not answer: it may be there.
         """
-        name = self.name("id", tenant, digest(identity))
+        name = self.name("id", tenant, of)
         found = await self.ask(("GET", name))
         if found is None or not isinstance(key := found[0], bytes):
             return found is not None
@@ -369,7 +374,9 @@ class RedisTier(RedisLine):
         if not found or found[0][0] != position:
             raise CodecError("not all is there of what was dropped")
         news = [(place, fields[1]) for place, fields in found[1:] if place not in self._own]
-        self._own.difference_update(place for place, _ in found)
+        # Also places from before this process lost its own, and those that it heard of too late.
+        last = _order(found[-1][0])
+        self._own = {place for place in self._own if _order(place) > last}
         return found[-1][0], [Drop.decode(data) for _, data in news if data]
 
     def name(self, kind: str, tenant: str, name: str) -> str:
@@ -379,6 +386,11 @@ class RedisTier(RedisLine):
     async def ping(self) -> bool:
         """Whether it answers."""
         return bool(await self.ask(("PING",)))
+
+
+def _order(place: bytes) -> tuple[int, ...]:
+    """Return what places of a stream are in the order of."""
+    return tuple(map(int, place.split(b"-")))
 
 
 def _globbed(start: str) -> str:

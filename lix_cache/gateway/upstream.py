@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import errno
 import math
 import re
+import socket
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +27,7 @@ from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
 from lix_cache.gateway.tenants import patterns
 from lix_cache.hot.breaker import Breaker
 
-__all__ = ["Incoming", "Outgoing", "Route", "Routes", "Upstream", "UpstreamFailed"]
+__all__ = ["Incoming", "Outgoing", "Route", "Routes", "Upstream", "UpstreamFailed", "unreachable"]
 
 #: Statuses after which the same request may do better, here or elsewhere.
 _PASSING = frozenset({408, 429, 502, 503, 504, 529})
@@ -50,6 +53,19 @@ class UpstreamFailed(LixCacheError):
         self.was_sent = was_sent
         self.was_stale = was_stale
         super().__init__(message)
+
+
+def unreachable(error: Exception) -> UpstreamFailed:
+    """Return what says that a provider cannot be reached.
+
+    The error's text may quote the address: its kind and the name of its number say what happened.
+    """
+    # Names and TLS have numbers of their own.
+    number = getattr(error, "errno", None) if not isinstance(error, (socket.gaierror, ssl.SSLError)) else None
+    name = errno.errorcode.get(number, "") if isinstance(number, int) else ""
+    return UpstreamFailed(
+        f"the provider cannot be reached ({', '.join(filter(None, (type(error).__name__, name)))})"
+    )
 
 
 @dataclass(slots=True, eq=False)

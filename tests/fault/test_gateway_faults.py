@@ -88,6 +88,7 @@ def test_a_provider_that_is_not_there(redis_config: CacheConfig) -> None:
     with RunningGateway(f"http://127.0.0.1:{free_port()}", redis_config, retries=0) as gateway:
         reply = post(gateway.url, {**chat_body(), "max_tokens": 1}, MESSAGE)
         assert (reply.status, reply.json["type"]) == (502, "error")
+        assert reply.json["error"]["message"].endswith(", ECONNREFUSED)"), "operators see why, and no address"
 
 
 def test_a_client_that_leaves_ends_the_call_and_nothing_is_stored(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.errors import RedisUnavailable
-from lix_cache.gateway import keeping, tiers
+from lix_cache.gateway import deletions, keeping, tiers, undone
 from lix_cache.gateway.core import Core
 from lix_cache.gateway.deletions import Drop
+from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.tenants import digest_of_key
 from lix_cache.gateway.tiers import RedisTier
 from tests.support import RedisServer
-from tests.support.dropping import PATH, Keeper, Line, drop, held, is_served, look, made, nothing
+from tests.support.dropping import BODY, PATH, Keeper, Line, drop, held, is_served, look, made, nothing
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_server import wait_until
 from tests.support.wire import chat_body, post
@@ -46,7 +49,7 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Line:
     return found
 
 
-@pytest.mark.parametrize("step", ["", "SET", "XADD", "GET", "UNLINK"])
+@pytest.mark.parametrize("step", ["", "EVAL", "SET", "XADD", "GET", "UNLINK"])
 def test_a_deletion_that_redis_did_not_take_whole_is_done_again(
     step: str, keeper: Keeper, redis_config: CacheConfig, line: Line
 ) -> None:
@@ -56,10 +59,10 @@ def test_a_deletion_that_redis_did_not_take_whole_is_done_again(
         line.lost = lambda redis, names: redis is one.core.redis and (not step or step in names)
         drop(one, identity)
         line.asked.clear()
-        wait_until(lambda: (step or "SET") in line.names(one), what="another try")
+        wait_until(lambda: (step or "EVAL") in line.names(one), what="another try")
         assert one.core.undone
         line.lost = nothing
-        wait_until(lambda: not one.core.undone, what="the deletion to be done")
+        wait_until(lambda: not len(one.core.undone), what="the deletion to be done")
         look(other)
         assert not held(other)
         assert not is_served(other)
@@ -116,7 +119,7 @@ def test_what_is_dropped_in_a_redis_that_came_back_empty_is_heeded(
             server.start()
             wait_until(lambda: one.do(one.core.redis.ping()), what="Redis to be seen")  # type: ignore[union-attr]
             drop(one, identity, what)
-            wait_until(lambda: not one.core.undone, what="the deletion to be told")
+            wait_until(lambda: not len(one.core.undone), what="the deletion to be told")
             line.lost = nothing
             look(other)
             assert not is_served(other)
@@ -302,4 +305,158 @@ def test_only_a_hit_of_what_the_provider_keeps_looks_for_a_deletion(
         gateway.forget()
         line.asked.clear()
         assert is_served(gateway, **more)
-        assert line.names(gateway).count("GET") == trips
+        assert sum(line.names(gateway).count(name) for name in ("GET", "ZMSCORE")) == trips
+
+
+def test_what_redis_said_before_a_process_forgot_all_is_not_served(
+    keeper: Keeper, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = RedisTier.ask
+    with RunningGateway(keeper.url, redis_config) as one, RunningGateway(keeper.url, redis_config) as other:
+        monkeypatch.setattr(other.core, "look", lambda _: asyncio.sleep(0))
+        made(one, store=False)
+
+        async def late(redis: RedisTier, *commands: Any) -> Any:
+            answers = await real(redis, *commands)
+            if redis is other.core.redis and commands[0][0] == "GET":
+                monkeypatch.setattr(RedisTier, "ask", real)
+                await asyncio.to_thread(drop, one, "", "purge")
+                other.core.dropped.position = None
+                await Core.look(other.core, redis)
+            return answers
+
+        monkeypatch.setattr(RedisTier, "ask", late)
+        assert not is_served(other, store=False)
+        assert not held(other)
+
+
+def test_what_is_done_again_holds_up_no_look(
+    keeper: Keeper, redis_config: CacheConfig, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunningGateway(keeper.url, redis_config) as one, RunningGateway(keeper.url, redis_config) as other:
+        made(one)
+        assert is_served(other)
+        line.lost = lambda redis, names: redis is other.core.redis and "EVAL" in names
+        drop(other, "resp_unknown")
+        line.lost = nothing
+        hangs, goes_on = list[int](), threading.Event()
+
+        async def hanging(*_: Any) -> bool:
+            hangs.append(1)
+            await asyncio.to_thread(goes_on.wait, 60)
+            return True
+
+        monkeypatch.setattr(other.core.redis, "forget_named", hanging)
+        try:
+            wait_until(lambda: hangs, what="another try")
+            drop(one, "", "purge")
+            wait_until(lambda: not held(other), what="a look beside it")
+        finally:
+            goes_on.set()
+        wait_until(lambda: not len(other.core.undone), what="the end of it")
+
+
+def test_more_deletions_than_are_remembered_while_redis_is_away_are_all_done(
+    keeper: Keeper, redis_config: CacheConfig, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(undone, "_MOST", 2)
+    with RunningGateway(keeper.url, redis_config) as one, RunningGateway(keeper.url, redis_config) as other:
+        made_here = {made(one, input=f"{number}?"): f"{number}?" for number in range(6)}
+        for asked in made_here.values():
+            assert is_served(other, input=asked)
+        line.lost = lambda redis, _: redis is one.core.redis
+        for identity in made_here:
+            drop(one, identity)
+            assert len(one.core.undone) <= 3
+        line.lost = nothing
+        wait_until(lambda: not len(one.core.undone), what="all of it to be done")
+        look(other)
+        for asked in made_here.values():
+            assert not is_served(other, input=asked)
+        assert one.do(_records(one.core)) == [], "none would be in the next snapshot"
+
+
+async def _records(core: Core) -> list[bytes]:
+    assert core.redis is not None
+    return [name async for name, _ in core.redis.records()]
+
+
+@pytest.mark.promise("isolation")
+def test_one_tenant_that_deletes_much_makes_no_process_forget_what_others_have(
+    provider: Provider, redis_config: CacheConfig, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {name: f"key-of-{name}-0123456789abcdef" for name in ("ann", "bob")}
+    settings = {"tenants": tuple(TenantSettings(n, (digest_of_key(key),)) for n, key in keys.items())}
+    ann, bob = ({"authorization": f"Bearer {key}"} for key in keys.values())
+    with (
+        RunningGateway(provider, redis_config, **settings) as one,
+        RunningGateway(provider, redis_config, **settings) as other,
+    ):
+        post(other.url, chat_body(), **bob)
+        anns = post(one.url, BODY, PATH, **ann).json["id"]
+        one.settle()
+        assert post(other.url, BODY, PATH, **ann).reason == "redis"
+        provider.gate.clear()
+        with ThreadPoolExecutor() as pool:
+            try:
+                asking = pool.submit(post, other.url, chat_body("slow?"), **bob)
+                wait_until(lambda: other.core.flights, what="a call under way")
+                with monkeypatch.context() as patch:
+                    patch.setattr(other.core, "look", lambda _: asyncio.sleep(0))
+                    one.do(_deleted_often(one.core, "ann", 3000))
+                    one.do(one.core.forget_response(one.core.tenants.tenants["ann"], anns))
+                    wait_until(lambda: not len(one.core.undone), what="all to be told")
+                look(other)
+                assert [entry.tenant for entry in other.core.memory._entries.values()] == ["bob"]
+                assert other.core.flights
+            finally:
+                provider.gate.set()
+            assert asking.result().state == "miss"
+        other.settle()
+        assert post(other.url, chat_body("slow?"), **bob).reason == "memory"
+        assert post(other.url, chat_body(), **bob).reason == "memory"
+        assert post(other.url, BODY, PATH, cache_control="only-if-cached", **ann).status == 504
+        assert len(list(redis_server.client().scan_iter(f"{redis_config.redis_key_prefix}:*deleted*"))) == 1
+
+
+async def _deleted_often(core: Core, tenant: str, count: int) -> None:
+    of = core.tenants.tenants[tenant]
+    await asyncio.gather(*(core.forget_response(of, f"resp_none_{number}") for number in range(count)))
+
+
+def test_marks_of_a_tenant_are_bounded_and_what_they_said_still_holds(
+    keeper: Keeper, redis_config: CacheConfig, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletions, "_MOST_MARKS", 20)
+    monkeypatch.setattr(deletions, "_MARKS_AT_ONCE", 5)
+    client, prefix = redis_server.client(), redis_config.redis_key_prefix
+    with RunningGateway(keeper.url, redis_config) as gateway:
+        identity = made(gateway)
+        client.delete(*client.keys(f"{prefix}:*:gw:id:*"))  # the mark alone is left to say it
+        drop(gateway, identity)
+        gateway.forget()
+        assert not is_served(gateway)
+        for number in range(60):
+            drop(gateway, f"resp_none_{number}")
+        (key,) = client.keys(f"{prefix}:*:gw:deleted:*")
+        assert client.zcard(key) <= 20
+        assert 0 < client.ttl(key) <= deletions._MARK_SECONDS
+        gateway.forget()
+        assert not is_served(gateway), "its own mark is gone"
+        made(gateway)
+        gateway.forget()
+        assert is_served(gateway), "what is made later is kept"
+
+
+def test_places_of_the_stream_that_a_process_lost_are_forgotten(
+    keeper: Keeper, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunningGateway(keeper.url, redis_config) as gateway:
+        assert gateway.core.redis is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(gateway.core, "look", lambda _: asyncio.sleep(0))
+            gateway.do(_told_often(gateway.core, 10))
+            gateway.core.dropped.position = None
+        for _ in range(3):
+            look(gateway)
+        assert not gateway.core.redis._own

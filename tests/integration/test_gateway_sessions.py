@@ -291,6 +291,42 @@ def test_a_deletion_wins_over_a_turn_that_was_kept_because_redis_did_not_tell(
         assert ask(gateway.url, "GET", "/v1/sessions/s").status == 404
 
 
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_turns_that_were_kept_while_redis_did_not_tell_are_one_thing_to_do_for_each_session(
+    is_deleted: bool, provider: Provider, redis_config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has, looks = Marks.has, list[bool | None]()
+
+    async def silent(*_: Any) -> None:
+        return None
+
+    async def counted(*of: Any) -> bool | None:
+        looks.append(await has(*of))
+        return looks[-1]
+
+    async def tells(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(Marks, "has", counted)
+
+    with (
+        RunningGateway(provider, redis_config, sessions=True) as gateway,
+        RunningGateway(provider, redis_config, sessions=True) as other,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Marks, "has", silent)
+            for number in range(4):
+                post(gateway.url, chat_body(f"turn {number}"), x_session_id="s")
+                gateway.settle()
+                if is_deleted and number == 2:
+                    assert ask(other.url, "DELETE", "/v1/sessions/s").status == 200
+            assert len(gateway.core.undone) == 1
+            gateway.do(tells(patch))  # on its loop: not in the midst of a turn
+            wait_until(lambda: not len(gateway.core.undone), what="what was undone")
+        messages = ask(other.url, "GET", "/v1/sessions/s").json["messages"]
+        said = [one["content"] for one in messages if one["role"] == "user"]
+        assert said == [f"turn {number}" for number in ((3,) if is_deleted else range(4))]
+        assert looks == ([True, True, True, True, False] if is_deleted else [False])
+
+
 def test_a_reload_keeps_what_is_known_of_turns_under_way(
     provider: Provider, redis_config: CacheConfig
 ) -> None:

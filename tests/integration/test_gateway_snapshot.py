@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from lix_cache import CacheConfig
-from lix_cache.errors import ArchiveCorrupt, LixCacheError
+from lix_cache.errors import ArchiveCorrupt, ArchiveUnavailable, LixCacheError
+from lix_cache.gateway import hydration
 from lix_cache.gateway.checking import checked
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings, UpstreamSettings
 from lix_cache.gateway.snapshot import _FORM, _sealed, load_snapshot, save_snapshot
@@ -20,8 +22,9 @@ from lix_cache.hot.keys import digest
 from lix_cache.storage.files import Files
 from lix_cache.storage.objects import FolderBucket
 from tests.support import RedisServer
+from tests.support.dropping import Keeper, drop, is_served, made
 from tests.support.provider import Provider, RunningGateway
-from tests.support.redis_server import free_port
+from tests.support.redis_server import free_port, wait_until
 from tests.support.wire import ask, chat_body, post
 
 ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"
@@ -251,6 +254,7 @@ def test_what_was_dropped_does_not_come_back_out_of_an_older_one(
         gateway.do(gateway.core.purge("ann", None, None))
         deleted = ask(gateway.url, "DELETE", f"/v1/responses/{made}", headers={"authorization": BOB})
         assert deleted.status == 200
+        gateway.settle()  # a DELETE does not wait for the snapshot's place
         if has_lost:
             for key in redis_server.client().scan_iter(f"{redis_config.redis_key_prefix}:*"):
                 redis_server.client().delete(key)
@@ -266,6 +270,67 @@ def test_what_was_dropped_does_not_come_back_out_of_an_older_one(
         for name in ("ann", "bob"):
             gateway.do(redis.purge(name, lambda _: True))
         assert gateway.do(load_snapshot(redis, objects, everyone)) == 2
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("is_told", [True, False], ids=["deleted in Redis too", "Redis was away"])
+def test_what_was_deleted_just_before_the_end_is_not_in_the_next_start(
+    is_told: bool, keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hydration, "_AGAIN_SECONDS", 0.1)
+    errors = Mock()
+    monkeypatch.setattr(hydration.logger, "error", errors)
+    folder = str(tmp_path / "snapshot")
+    with RedisServer() as server:
+        config = server.config(archive_dir=tmp_path)
+        with RunningGateway(keeper.url, config, snapshot=folder) as gateway:
+            identity = made(gateway)
+            assert gateway.do(gateway.core.snapshot.save()) == 1
+            objects = gateway.core.snapshot.objects
+            assert objects is not None
+            put, fails = objects.put, iter([ArchiveUnavailable("scripted"), RuntimeError("scripted")])
+
+            def failing(name: str, data: bytes) -> None:
+                if not name.startswith("dropped-"):
+                    raise ArchiveUnavailable("no other snapshot takes the place of this one")
+                for error in fails:
+                    raise error
+                put(name, data)
+
+            monkeypatch.setattr(objects, "put", failing)
+            if not is_told:
+                server.kill()
+            drop(gateway, identity)
+    assert not [call for call in errors.mock_calls if "does not know" in call.args[0]]
+    with RedisServer() as server:
+        config = server.config(archive_dir=tmp_path)
+        with RunningGateway(keeper.url, config, snapshot=folder) as gateway:
+            assert gateway.core.snapshot.state == "ok"
+            assert gateway.core.snapshot.hydrated == 0
+            assert not is_served(gateway)
+
+
+@pytest.mark.promise("right-answer")
+def test_an_end_before_the_place_knows_what_was_deleted_is_an_error_of_the_log(
+    keeper: Keeper, redis_config: CacheConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hydration, "_AGAIN_SECONDS", 0.1)
+    errors, puts = Mock(), list[str]()
+    monkeypatch.setattr(hydration.logger, "error", errors)
+
+    def away(name: str, _: bytes) -> None:
+        puts.append(name)
+        raise ArchiveUnavailable("scripted")
+
+    with RunningGateway(keeper.url, redis_config, snapshot=str(tmp_path)) as gateway:
+        identity = made(gateway)
+        assert gateway.do(gateway.core.snapshot.save()) == 1
+        monkeypatch.setattr(gateway.core.snapshot.objects, "put", away)
+        drop(gateway, identity)
+        wait_until(lambda: len(puts) > 2, what="more than one try")
+    (said,) = [call.args for call in errors.mock_calls if "does not know" in call.args[0]]
+    assert said[1] == 1
+    assert not [task for task in gateway.core._tasks if not task.done()]
 
 
 @pytest.mark.promise("right-answer")

@@ -97,7 +97,15 @@ def test_many_deletions_push_no_purge_out_and_are_bounded(entry: Callable[..., E
         dropped.add(Drop("bob", 10.0, f"resp_{number}"), 10.0)
     assert dropped.has(entry())
     assert dropped.has(entry("resp_10", tenant="bob", created=20.0))
-    assert len(dropped._responses) == deletions._MOST_RESPONSES
+    assert len(dropped._responses["bob"]) == deletions._MOST_RESPONSES
+
+
+def test_what_one_tenant_deletes_pushes_out_no_deletion_of_another(entry: Callable[..., Entry]) -> None:
+    dropped = Dropped()
+    dropped.add(Drop("ann", 10.0, "resp_1"), 10.0)
+    for number in range(deletions._MOST_RESPONSES + 10):
+        dropped.add(Drop("bob", 10.0, f"resp_{number}"), 10.0)
+    assert dropped.has(entry())
 
 
 def test_what_was_missed_hides_what_is_under_way_and_nothing_read_later(entry: Callable[..., Entry]) -> None:
