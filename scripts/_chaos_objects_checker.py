@@ -10,7 +10,7 @@ from typing import Any
 
 from lix_cache import CacheConfig, HybridConversationCache, StoreAdmin
 from lix_cache.archive import decoding
-from lix_cache.archive.objects import layout, segment
+from lix_cache.archive.objects import emptying, layout, segment
 from lix_cache.archive.objects.leases import Tokens
 from lix_cache.archive.objects.tier import ObjectTier
 
@@ -22,6 +22,8 @@ def hurried(tier: Any) -> ObjectTier:
     assert isinstance(tier, ObjectTier)
     tier._tokens = Tokens(2.0)
     tier._grace, tier._every = 20.0, 24
+    # Else all segments here are small, and no other reason would empty one.
+    emptying.SMALL_BYTES = 400
     return tier
 
 
