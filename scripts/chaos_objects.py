@@ -74,15 +74,15 @@ def write(config: CacheConfig, path: Path, seed: int, at_work: Path) -> None:
         session, cache = dice.choice(list(caches.items()))
         drawn = dice.random()
         try:
-            if drawn < 0.02:
+            if drawn < 0.05:
                 log.note("delete?", session)
                 cache.delete_session()
                 log.note("deleted", session)
-            elif drawn < 0.06:
+            elif drawn < 0.15:
                 log.note("pop?", session)
                 popped = cache.pop_last()
                 log.note("popped", session, None if popped is None else popped.message["content"])
-            elif drawn < 0.2:
+            elif drawn < 0.25:
                 cache.get_context()
             else:
                 text = uuid.uuid4().hex
