@@ -6,11 +6,12 @@
         --kill-command 'kill -9 $(cat DATA/gateway.pid)'     (scripts/radosgw.sh run FOLDER DATA 7310)
 
 Writers add to sessions of their own, delete them and pop; movers take windows to the archive; compactors
-merge, make snapshots and collect. Each is a process that is killed at any moment of its work and started
-anew. Between them and the store stands a proxy that is killed as well, and that cuts connections: of
-requests, and of answers to requests that were done. In the end everything is read: what was acknowledged
-must be there once and in order, and what was deleted must not. Ends with 1 if anything was wrong. Needs
-redis-server, and moto (a mock of S3) unless a server is named, whose key is AK and whose secret is SK.
+do what `lix-cache compact` and the daemon's clean-up do. Each is a process that is killed at any moment of
+its work and started anew. Between them and the store stands a proxy that is killed as well, and that cuts
+connections: of requests, and of answers to requests that were done. In the end everything is read: what was
+acknowledged must be there once and in order, and what was deleted must not: a compaction and two grace
+periods later, in no object. Ends with 1 if anything was wrong. Needs redis-server, and moto (a mock of S3)
+unless a server is named, whose key is AK and whose secret is SK.
 """
 
 from __future__ import annotations
@@ -35,10 +36,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _chaos_objects_checker import compared, hurried
+
 from lix_cache import CacheConfig, HybridConversationCache, LixCacheError, StoreAdmin
-from lix_cache.archive.objects.leases import Tokens
-from lix_cache.archive.objects.tier import ObjectTier
-from lix_cache.session.store import open_store
 
 SESSIONS = 4
 WRITERS, MOVERS, COMPACTORS = 2, 2, 1
@@ -47,14 +47,6 @@ PAUSE, STORE_SHARE = 0.8, 0.15
 #: They come out of a process that has imported all: at work at once, not after an import each.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["lix_cache.archive.objects.tier", "lix_cache.session.store", "lix_cache"])
-
-
-def hurried(tier: Any) -> ObjectTier:
-    """Let leases end, snapshots come and collections remove within seconds."""
-    assert isinstance(tier, ObjectTier)
-    tier._tokens = Tokens(2.0)
-    tier._grace, tier._every = 20.0, 24
-    return tier
 
 
 # -- workers ---------------------------------------------------------------------------------------
@@ -82,15 +74,15 @@ def write(config: CacheConfig, path: Path, seed: int, at_work: Path) -> None:
         session, cache = dice.choice(list(caches.items()))
         drawn = dice.random()
         try:
-            if drawn < 0.02:
+            if drawn < 0.05:
                 log.note("delete?", session)
                 cache.delete_session()
                 log.note("deleted", session)
-            elif drawn < 0.06:
+            elif drawn < 0.15:
                 log.note("pop?", session)
                 popped = cache.pop_last()
                 log.note("popped", session, None if popped is None else popped.message["content"])
-            elif drawn < 0.2:
+            elif drawn < 0.25:
                 cache.get_context()
             else:
                 text = uuid.uuid4().hex
@@ -112,16 +104,15 @@ def move(config: CacheConfig, seed: int, at_work: Path) -> None:
         time.sleep(dice.random() * 0.1)
 
 
-def compact(config: CacheConfig, seed: int, at_work: Path) -> None:
-    dice, tier = random.Random(seed), hurried(open_store(config).cold)
+def compact(config: CacheConfig, path: Path, seed: int, at_work: Path) -> None:
+    """Compact as ``lix-cache compact`` does, sessions in use as well or not, and clean up."""
+    dice, admin, log = random.Random(seed), StoreAdmin(config), Log(path)
+    tier = hurried(admin._store.cold)
     while True:
         at_work.touch()
         with contextlib.suppress(LixCacheError):
-            for meta in list(tier.all_metadata()):
-                lease = tier.try_lock(meta.session_id)
-                if lease is not None:
-                    with lease:
-                        tier.compact_locked(meta.session_id, idle_seconds=0)
+            done = admin.compact(dice.choice([0, 0, 7200]))
+            log.note(done.compacted, done.failed)
             tier.collect()
         time.sleep(dice.random() * 0.5)
 
@@ -273,46 +264,6 @@ class World:
             process.wait()
 
 
-def wrong_in(lines: list[list[Any]], found: dict[str, list[str]]) -> tuple[list[str], Counter[str]]:
-    """Compare what a writer noted with what is there."""
-    must: dict[str, list[str]] = {}
-    may: dict[str, set[str]] = {}
-    seen: Counter[str] = Counter()
-    for what, session, *rest in lines:
-        there, doubtful = must.setdefault(session, []), may.setdefault(session, set())
-        if what == "add?":
-            doubtful.add(rest[0])
-        elif what == "added":
-            there.append(rest[0])
-            seen["acknowledged"] += 1
-        elif what == "delete?":
-            doubtful.update(there)
-            there.clear()
-        elif what == "deleted":
-            doubtful.clear()
-            seen["deleted"] += 1
-        elif what == "pop?":
-            # Until it is said which: any of those that may be last.
-            doubtful.update(there[-1:])
-            del there[-1:]
-        elif what == "popped" and rest[0] is not None:
-            popped = rest[0]
-            there[:] = [one for one in there if one != popped]
-            doubtful.discard(popped)
-            seen["popped"] += 1
-    wrong = []
-    for session, messages in must.items():
-        have = found.get(session, [])
-        wrong += [f"{session}: {one} is lost" for one in messages if one not in have]
-        wrong += [f"{session}: {one} is there twice" for one, n in Counter(have).items() if n > 1]
-        known = {*messages, *may[session]}
-        wrong += [f"{session}: {one} came back" for one in have if one not in known]
-        kept = [one for one in have if one in set(messages)]
-        if kept != [one for one in messages if one in set(have)]:
-            wrong.append(f"{session}: the order is another")
-    return wrong, seen
-
-
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -343,7 +294,7 @@ def work(words: dict[str, Any]) -> None:
     elif name.startswith("mover"):
         move(config, seed, at_work)
     else:
-        compact(config, seed, at_work)
+        compact(config, folder / f"{name}.log", seed, at_work)
 
 
 def main() -> int:
@@ -365,32 +316,11 @@ def main() -> int:
             world.run()
             os.environ["AWS_ENDPOINT"] = f"http://127.0.0.1:{world.target}"
             config = CacheConfig(**{**world.config(), "archive_lock_timeout_seconds": 60})
-            wrong: list[str] = []
-            seen: Counter[str] = Counter()
-            for path in sorted(folder.glob("writer-*.log")):
-                lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-                found = {}
-                for session in sorted({line[1] for line in lines}):
-                    cache = HybridConversationCache(session, config)
-                    hurried(cache._store.cold)
-                    first = [message["content"] for message in cache.get_full()]
-                    cache.flush_to_disk()
-                    found[session] = [message["content"] for message in cache.get_full()]
-                    if first != found[session]:
-                        wrong.append(f"{session}: another history once it is on disk")
-                    seen["there"] += len(found[session])
-                bad, counted = wrong_in(lines, found)
-                wrong += bad
-                seen += counted
-                seen["failed calls"] += sum(line[0] == "failed" for line in lines)
-            checks = list(StoreAdmin(config).verify())
-            wrong += [f"{one.session_id}: {one.problems}" for one in checks if not one.is_intact]
-            traces = [text for path in folder.glob("*-*.err") if "Traceback" in (text := path.read_text())]
-            wrong += [text[-1500:] for text in traces]
+            wrong, seen = compared(config, folder)
         finally:
             world.end()
     print(f"seed {options.seed}: {world.kills.total()} kills {dict(world.kills)}, {dict(seen)}")
-    print("\n".join(wrong[:40]) if wrong else "0 lost, 0 doubled, nothing deleted came back")
+    print("\n".join(wrong[:40]) if wrong else "0 lost, 0 doubled, nothing deleted came back or is stored")
     return bool(wrong)
 
 

@@ -347,26 +347,19 @@ class ColdTier(Protocol):
     def forget_deletions(self, older_than_ms: int) -> int:
         """Drop what is remembered of deletions before a time, in Unix milliseconds. Returns how many."""
 
-    def compact_locked(
-        self, session_id: str, *, idle_seconds: float, dry_run: bool = False
-    ) -> CompactedSession:
-        """Make a session cheaper to keep and to read; every message stays, under its id.
-
-        Args:
-            session_id: the session.
-            idle_seconds: leave it alone if it was appended to less long ago.
-            dry_run: change nothing.
-        """
-
     def compact_many(
         self, session_ids: Sequence[str], *, idle_seconds: float, dry_run: bool = False, bundle: bool = False
     ) -> Iterator[tuple[str, CompactedSession | LixCacheError]]:
-        """Compact sessions, and yield what was done to each, or why nothing was. Takes what leases it needs.
+        """Make sessions cheaper to keep and to read; every message stays, under its id.
+
+        Yields what was done to each, or why nothing was. Takes what leases it needs.
 
         Args:
             session_ids: each once.
-            idle_seconds, dry_run: as of :meth:`compact_locked`. A session that is in use is left alone.
-            bundle: move small sessions together, if the tier keeps many in one object.
+            idle_seconds: leave those alone that were appended to less long ago, or are in use.
+            dry_run: change nothing.
+            bundle: these are all there are. A tier that keeps many in one object moves small sessions
+                together, and whatever shares an object with what was deleted, in use or not.
         """
 
     def tidy(self) -> None:

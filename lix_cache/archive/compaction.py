@@ -6,7 +6,7 @@ found by the codec. A session whose daemon spilled ten turns at a time has many 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -207,7 +207,7 @@ def _damaged(data: bytes, found: decoding.Scan) -> bytes:
 
 
 def one_by_one(
-    tier: ColdTier, session_ids: Sequence[str], *, idle_seconds: float, dry_run: bool
+    tier: ColdTier, session_ids: Sequence[str], compact_locked: Callable[[str], CompactedSession]
 ) -> Iterator[tuple[str, CompactedSession | LixCacheError]]:
     """Compact sessions of a tier that has nothing cheaper for many, each under its lease."""
     for session_id in session_ids:
@@ -216,7 +216,7 @@ def one_by_one(
             done = CompactedSession(is_active=True)
             if lease is not None:
                 with lease:
-                    done = tier.compact_locked(session_id, idle_seconds=idle_seconds, dry_run=dry_run)
+                    done = compact_locked(session_id)
         except (ArchiveCorrupt, MissingExtra, MissingDictionary) as error:
             yield session_id, error
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 
 from lix_cache._log import logger
 from lix_cache.archive import index, reading
@@ -78,7 +79,8 @@ class ArchiveStore(ArchiveChanger):
     ) -> Iterator[tuple[str, CompactedSession | LixCacheError]]:
         """Compact sessions one after the other: each has a file of its own. See ColdTier."""
         del bundle
-        return one_by_one(self, session_ids, idle_seconds=idle_seconds, dry_run=dry_run)
+        compact = partial(self.compact_locked, idle_seconds=idle_seconds, dry_run=dry_run)
+        return one_by_one(self, session_ids, compact)
 
     def delete_locked(
         self, session_id: str, up_to: MessageId = ZERO_ID, late: Collection[bytes] = ()

@@ -18,7 +18,7 @@ import pytest
 
 from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.archive.expiry import DAY, Now
-from lix_cache.archive.facts import Extent, SessionMetadata, Summary
+from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, Summary
 from lix_cache.archive.lease import Lease
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, RevisionMismatch
@@ -59,6 +59,13 @@ def append(tier: ColdTier, *turns: Turn, session_id: str = "s", **options: Any) 
 def delete(tier: ColdTier, *args: Any, session_id: str = "s") -> bool:
     with holding(tier, session_id):
         return tier.delete_locked(session_id, *args)
+
+
+def compact(tier: ColdTier, session_id: str = "s", **options: Any) -> CompactedSession:
+    [(found, done)] = tier.compact_many([session_id], **{"idle_seconds": 0, **options})
+    assert found == session_id
+    assert isinstance(done, CompactedSession)
+    return done
 
 
 def long_after(days: float) -> Now:
@@ -449,8 +456,8 @@ class ColdTierContract:
             # One of them is in Redis alone.
             tier.take_out_locked("s", [turn(2), turn(9)])
             tier.take_out_locked("s", [turn(5)], new)
-            if compacted:
-                tier.compact_locked("s", idle_seconds=0)
+        if compacted:
+            assert compact(tier).is_changed
         expected = ["message 1", "message 3", "message 4", "edited", "message 6"]
         late = make()
         assert said(late.turns("s")) == expected
@@ -482,8 +489,8 @@ class ColdTierContract:
         append(tier, *(turn(n) for n in range(1, 5)))
         with holding(tier):
             ids = tier.replace_locked("s", [turn(90, "new"), turn(91, "newer")], 50)
-            if compacted:
-                tier.compact_locked("s", idle_seconds=0)
+        if compacted:
+            compact(tier)
         assert turn(4).id < ids[0] < ids[1] < turn(5).id
         assert tier.look("s").deleted == turn(4).id
         assert append(tier, turn(2), turn(4), from_window=True) == 0
@@ -549,14 +556,13 @@ class ColdTierContract:
             tier.clear_locked("s")
         append(tier, turn(6))
         before, extent = tier.turns("s"), tier.look("s")
-        with holding(tier):
-            assert tier.compact_locked("s", idle_seconds=3600).is_active
-            dry = tier.compact_locked("s", idle_seconds=0, dry_run=True)
-            assert dry.is_changed
-            assert dry.frames_after < dry.frames_before
-            assert tier.compact_locked("s", idle_seconds=0) == dry
-            assert not tier.compact_locked("s", idle_seconds=0).is_changed
-            assert not tier.compact_locked("nobody", idle_seconds=0).is_changed
+        assert compact(tier, idle_seconds=3600).is_active
+        dry = compact(tier, dry_run=True)
+        assert dry.is_changed
+        assert dry.frames_after < dry.frames_before
+        assert compact(tier) == dry
+        assert not compact(tier).is_changed
+        assert not compact(tier, "nobody").is_changed
         assert make().turns("s") == before
         assert make().look("s") == extent
         assert said(make().recent("s", 9, in_context=True)) == ["message 6"]
@@ -654,7 +660,7 @@ class ColdTierContract:
             ("outage", lambda: locked(lambda: tier.append_outage_locked("s", [turn(4)], contested=False))),
             ("clear", lambda: locked(lambda: tier.clear_locked("s"))),
             ("take out", lambda: locked(lambda: tier.take_out_locked("s", [turn(9)]))),
-            ("compact", lambda: locked(lambda: tier.compact_locked("s", idle_seconds=0))),
+            ("compact", lambda: compact(tier)),
             (
                 "expire",
                 lambda: locked(lambda: tier.expire_locked("s", DAY, long_after(60 * 365), to_trash=True)),

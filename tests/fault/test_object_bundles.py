@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lix_cache.archive.objects import snapshot
+from lix_cache.archive import decoding
+from lix_cache.archive.objects import segment, snapshot
 from lix_cache.archive.objects.records import Record
 from lix_cache.archive.objects.shard import Commit
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.errors import ArchiveCorrupt, ArchiveUnavailable
-from lix_cache.messages.turn import MessageId
+from lix_cache.messages.turn import MessageId, Turn
 from lix_cache.storage.objects import FolderBucket
-from tests.contract.cold_tier import BASE_MS, append, delete, holding, said, turn
-from tests.fault.test_object_faults import Died, LaterClock, Memory, tier_of
+from tests.contract.cold_tier import BASE_MS, append, delete, holding, long_after, said, turn
+from tests.fault.test_object_faults import Died, LaterClock, Memory, compact_all, tier_of
 
 NAMES = [f"s{n:03}" for n in range(40)]
 
@@ -181,7 +183,7 @@ def test_a_session_that_is_moved_every_day_expires_all_the_same(bucket: Memory) 
         bucket.seconds = clock.seconds = number * day - 100
         young = f"young-{number}"
         append(tier, turn(50), session_id=young)
-        assert compact(tier, [*NAMES[:3], young])["s000"].is_changed
+        assert compact_all(tier)["s000"].is_changed
         tier.collect()
         tier = tier_of(bucket, clock=clock)
         assert tier.expired_sessions(14 * day, tier.now()) == []
@@ -386,3 +388,245 @@ def test_what_another_program_left_in_a_log_is_no_segment(bucket: Memory) -> Non
     segment = max(segments(bucket))
     bucket.objects[segment.rpartition("/")[0] + "/Thumbs.db"] = bucket.objects[segment]
     assert said(tier_of(bucket).turns("s001")) == ["message 1"]
+
+
+# -- what was deleted leaves the store --------------------------------------------------------
+
+
+def stored_texts(bucket: Memory) -> list[str]:
+    """Return the texts of all frames in all segments, whether anything refers to them or not."""
+    texts: list[str] = []
+    for name in segments(bucket):
+        data = bucket.objects[name][0]
+        at = segment.parsed(data, 0, name).begin
+        while at < len(data):
+            frame = decoding.frame_at(data, at)
+            assert frame is not None
+            texts += said(decoding.decode(data[at : at + frame.length], frame, 1 << 20).turns)
+            at += frame.length
+    return texts
+
+
+def together(tier: ObjectTier, batch: dict[str, list[Turn]]) -> None:
+    """Move the windows of several sessions in one commit."""
+    leases = [tier.try_lock(name, to_append=True) for name in batch]
+    tier.append_many_locked(batch)
+    for lease in leases:
+        assert lease is not None
+        lease.release()
+
+
+def days_of_care(bucket: Memory, tier: ObjectTier, days: int, idle_seconds: float = 0) -> None:
+    """Let days pass, each with a compaction and a clean-up."""
+    for _ in range(days):
+        bucket.objects = {name: (data, at - 86_401) for name, (data, at) in bucket.objects.items()}
+        compact_all(tier, idle_seconds)
+        tier.collect()
+
+
+@pytest.mark.promise("no-loss")
+def test_a_bundle_does_not_write_again_what_was_deleted_while_it_was_made(bucket: Memory) -> None:
+    tier, other = tier_of(bucket), tier_of(bucket)
+    alone(tier, NAMES[:5])
+    real, done = bucket.create, []
+
+    def interrupted(name: str, data: bytes) -> bool:
+        if not done:
+            done.append(name)
+            delete(other, turn(50).id, session_id="s003")
+        return real(name, data)
+
+    bucket.create = interrupted  # type: ignore[method-assign]
+    compact_all(tier)
+    assert done
+    made = segments(bucket)[-1]
+    bucket.objects = {name: one for name, one in bucket.objects.items() if name in (made, "store")}
+    assert stored_texts(bucket) == ["message 0", "message 1", "message 2", "message 4"]
+
+
+BIG = [turn(n, os.urandom(2000).hex()) for n in range(100)]
+
+
+def deleted(tier: ObjectTier) -> None:
+    delete(tier, turn(900).id, session_id="s")
+
+
+def popped(tier: ObjectTier) -> None:
+    with holding(tier):
+        tier.take_out_locked("s", [turn(500)])
+
+
+def edited(tier: ObjectTier) -> None:
+    with holding(tier):
+        tier.take_out_locked("s", [turn(500)], turn(500, "better", nonce=77))
+
+
+def replaced(tier: ObjectTier) -> None:
+    with holding(tier):
+        tier.replace_locked("s", [turn(800, "new")], 50)
+
+
+def deleted_and_begun_anew(tier: ObjectTier) -> None:
+    deleted(tier)
+    append(tier, turn(950, "new"))
+
+
+def moved_and_deleted(tier: ObjectTier) -> None:
+    append(tier, turn(600, "more"))
+    assert compact(tier, ["s"], bundle=False)["s"].is_changed
+    deleted(tier)
+
+
+def expired_and_thrown_away(tier: ObjectTier) -> None:
+    with holding(tier):
+        assert tier.expire_locked("s", 1, long_after(365), to_trash=True)
+    append(tier, turn(950, "new"))
+    assert compact(tier, ["s"], bundle=False) != {}
+    assert tier.empty_trash(long_after(800), 1) == 1
+
+
+ERASING = [
+    deleted, popped, edited, replaced, deleted_and_begun_anew, moved_and_deleted, expired_and_thrown_away,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rest", ["idle", "active", "trashed", "both"])
+@pytest.mark.parametrize("erase", ERASING, ids=lambda one: one.__name__)
+def test_what_was_deleted_leaves_the_store_although_others_share_its_segment(
+    bucket: Memory, erase: Callable[[ObjectTier], None], rest: str
+) -> None:
+    """Gone after the grace period, the next compaction, and once more the grace period."""
+    tier = tier_of(bucket)
+    shared = {"other": BIG, "s": [turn(500, "private")]}
+    together(tier, shared)
+    if rest in ("trashed", "both"):
+        with holding(tier, "other"):
+            assert tier.expire_locked("other", 1, long_after(3650), to_trash=True)
+    if rest == "both":
+        append(tier, turn(700, "of now"), session_id="other")
+    erase(tier)
+    assert "private" in stored_texts(bucket)
+    days_of_care(bucket, tier, 3, idle_seconds=0 if rest == "idle" else 7200)
+    found = stored_texts(bucket)
+    assert "private" not in found
+    late = tier_of(bucket)
+    if rest in ("trashed", "both"):
+        with holding(late, "other"):
+            assert late.restore_locked("other")
+    assert {one.body["content"] for one in BIG} <= set(said(late.turns("other")))
+    assert len(late.turns("other")) == 100 + (rest == "both")
+    assert all(one.is_intact for one in late.reports())
+
+
+def test_copies_that_a_session_left_behind_are_no_reason_to_move_all_others(bucket: Memory) -> None:
+    tier = tier_of(bucket)
+    together(tier, {"other": BIG, "s": [turn(500)]})
+    append(tier, turn(501))
+    days_of_care(bucket, tier, 1)
+    place = tier._state("other").parts
+    assert tier._state("s").parts[0].segment != place[0].segment
+    days_of_care(bucket, tier, 5)
+    assert tier._state("other").parts == place
+
+
+def test_a_session_that_was_left_under_a_lease_by_a_killed_process_keeps_nothing_for_ever(
+    bucket: Memory,
+) -> None:
+    tier = tier_of(bucket)
+    together(tier, {"other": BIG, "s": [turn(500, "private")]})
+    deleted(tier)
+    holding(tier_of(bucket), "other")
+    tier._held._holders.clear()
+    days_of_care(bucket, tier, 4)
+    assert "private" not in stored_texts(bucket)
+    assert len(tier_of(bucket).turns("other")) == 100
+
+
+def test_a_segment_whose_index_is_damaged_is_left_by_what_is_intact(bucket: Memory) -> None:
+    tier = tier_of(bucket)
+    together(tier, {"other": BIG, "s": [turn(500, "private")]})
+    deleted(tier)
+    tier.collect()
+    place = tier._state("other").parts[0].segment
+    name = f"0000/log/{place:012d}.seg"
+    data, at = bucket.objects[name]
+    bucket.objects[name] = data[:13] + bytes([data[13] ^ 1]) + data[14:], at
+    late = tier_of(bucket)
+    days_of_care(bucket, late, 3)
+    assert late.counters["damaged_reads"] == 1
+    assert name not in bucket.objects
+    assert len(tier_of(bucket).turns("other")) == 100
+
+
+# -- a compaction comes to rest -----------------------------------------------------------------
+
+
+def no_other(bucket: Memory, tier: ObjectTier) -> None:
+    del bucket, tier
+
+
+def an_active_one(bucket: Memory, tier: ObjectTier) -> None:
+    append(tier, turn(2), session_id="active")
+
+
+def a_leased_one(bucket: Memory, tier: ObjectTier) -> None:
+    append(tier, turn(2), session_id="leased")
+    other = tier_of(bucket, lease_seconds=600)
+    other._held = type(tier._held)()
+    holding(other, "leased")
+
+
+def a_trashed_one(bucket: Memory, tier: ObjectTier) -> None:
+    append(tier, turn(2), session_id="trashed")
+    with holding(tier, "trashed"):
+        assert tier.expire_locked("trashed", 1, long_after(365), to_trash=True)
+
+
+def a_damaged_one(bucket: Memory, tier: ObjectTier) -> None:
+    append(tier, turn(2), session_id="damaged")
+    name = f"0000/log/{tier._state('damaged').parts[0].segment:012d}.seg"
+    data, at = bucket.objects[name]
+    bucket.objects[name] = data[:-3] + b"???", at
+
+
+def a_popped_one_under_a_lease(bucket: Memory, tier: ObjectTier) -> None:
+    append(tier, turn(2), turn(3), session_id="leased")
+    with holding(tier, "leased"):
+        tier.take_out_locked("leased", [turn(2)])
+    a_leased_one(bucket, tier)
+
+
+def very_small_ones(bucket: Memory, tier: ObjectTier) -> None:
+    for start in range(0, 2400, 300):
+        together(tier, {f"small-{n}": [turn(n)] for n in range(start, start + 300)})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        no_other, an_active_one, a_leased_one, a_trashed_one, a_damaged_one, a_popped_one_under_a_lease,
+        very_small_ones,
+    ],
+    ids=lambda one: one.__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("idle", [1, 3])
+def test_a_compaction_where_nothing_is_to_be_won_puts_nothing(
+    bucket: Memory, other: Callable[[Memory, ObjectTier], None], idle: int
+) -> None:
+    clock = LaterClock()
+    tier = tier_of(bucket, clock=clock)
+    alone(tier, NAMES[:idle])
+    clock.seconds = bucket.seconds = 3 * 3600.0
+    other(bucket, tier)
+    if other is very_small_ones:
+        clock.seconds = bucket.seconds = 6 * 3600.0
+    # All that is to be won is won at once.
+    compact_all(tier, 7200)
+    for _ in range(4):
+        tier.collect()
+        bucket.objects = {name: (data, at - 86_401) for name, (data, at) in bucket.objects.items()}
+        late = tier_of(bucket, clock=clock)
+        bucket.requests.clear()
+        found = compact_all(late, 7200)
+        assert bucket.requests["put"] == 0
+        assert not any(one.is_changed for one in found.values())

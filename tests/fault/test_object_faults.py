@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lix_cache.archive.facts import CompactedSession
 from lix_cache.archive.objects import layout
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.clock import SYSTEM_CLOCK
@@ -105,6 +106,14 @@ def tier_of(bucket: Memory, **options: Any) -> ObjectTier:
     return ObjectTier(bucket, **{"lease_seconds": -5, **options})
 
 
+def compact_all(tier: ObjectTier, idle_seconds: float = 0) -> dict[str, CompactedSession]:
+    """Compact as ``lix-cache compact`` does."""
+    names = [meta.session_id for meta in tier.all_metadata()]
+    found = dict(tier.compact_many(names, idle_seconds=idle_seconds, bundle=True))
+    assert sorted(found) == sorted(names)
+    return {name: one for name, one in found.items() if isinstance(one, CompactedSession)}
+
+
 def holder_dies(bucket: Memory, tier: ObjectTier) -> None:
     """Forget what a killed process held: its table of leases went with it."""
     tier._held._holders.clear()
@@ -168,7 +177,7 @@ def changes(tier: ObjectTier) -> dict[str, tuple[Callable[[], object], list[str]
         ),
         "replace": (locked(lambda: tier.replace_locked("s", [turn(8, "all")], 50)), four, ["all"]),
         "delete": (locked(lambda: tier.delete_locked("s", turn(4).id)), four, []),
-        "compact": (locked(lambda: tier.compact_locked("s", idle_seconds=0)), four, four),
+        "compact": (lambda: compact_all(tier), four, four),
         "trash": (
             locked(lambda: tier.expire_locked("s", 1, long_after(60 * 365), to_trash=True)),
             four,
@@ -221,8 +230,7 @@ def test_a_kill_in_a_collection_takes_nothing_that_counts(when: str) -> None:
         for n in range(6):
             append(tier, turn(n))
             append(tier, turn(n), session_id="t")
-        with holding(tier):
-            tier.compact_locked("s", idle_seconds=0)
+        compact_all(tier)
         tier.collect()
         bucket.seconds = -3 * 86_400.0
         bucket.objects = {name: (data, at - 3 * 86_400) for name, (data, at) in bucket.objects.items()}
@@ -385,8 +393,7 @@ def test_a_process_that_slept_through_a_collection_starts_over(bucket: Memory) -
     append(sleeper, turn(1))
     for n in range(2, 8):
         append(other, turn(n))
-    with holding(other):
-        other.compact_locked("s", idle_seconds=0)
+    compact_all(other)
     other.collect()
     bucket.objects = {name: (data, at - 3 * 86_400) for name, (data, at) in bucket.objects.items()}
     assert other.collect().segments > 0
@@ -411,8 +418,7 @@ def test_a_put_that_slept_through_a_collection_does_not_count(bucket: Memory) ->
             slept.append(name)
             for n in range(2, 8):
                 append(other, turn(n))
-            with holding(other):
-                other.compact_locked("s", idle_seconds=0)
+            compact_all(other)
             other.collect()
             bucket.objects = {n: (d, at - 3 * 86_400) for n, (d, at) in bucket.objects.items()}
             other.collect()
@@ -462,8 +468,7 @@ def test_a_frame_that_was_moved_and_collected_is_found_again(bucket: Memory) -> 
     def moved_meanwhile(name: str, start: int = 0, length: int | None = None) -> bytes | None:
         if name.endswith(".seg") and start:
             bucket.get = real  # type: ignore[method-assign]
-            with holding(other):
-                other.compact_locked("s", idle_seconds=0)
+            compact_all(other)
             other.collect()
             bucket.objects = {n: (d, at - 3 * 86_400) for n, (d, at) in bucket.objects.items()}
             other.collect()

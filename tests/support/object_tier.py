@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from heapq import nlargest
 from typing import Any
 
@@ -483,7 +484,8 @@ class ObjectTier:
     def compact_many(
         self, session_ids: Sequence[str], *, idle_seconds: float, dry_run: bool = False, bundle: bool = False
     ) -> Iterator[tuple[str, CompactedSession | LixCacheError]]:
-        return one_by_one(self, session_ids, idle_seconds=idle_seconds, dry_run=dry_run)
+        compact = partial(self.compact_locked, idle_seconds=idle_seconds, dry_run=dry_run)
+        return one_by_one(self, session_ids, compact)
 
     def tidy(self) -> None:
         """Every object is referred to."""

@@ -19,7 +19,7 @@ from lix_cache.archive.encoding import encode_frames
 from lix_cache.archive.index import EMPTY as NO_FRAME
 from lix_cache.archive.objects import layout, segment, snapshot
 from lix_cache.archive.objects.order import entry_of, unpacked
-from lix_cache.archive.objects.records import Part, Record, State, Trashed, folded
+from lix_cache.archive.objects.records import EMPTY, Part, Record, State, Trashed, folded
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveCorrupt, CodecError
 from lix_cache.messages.turn import ZERO_ID, MessageId
@@ -40,9 +40,8 @@ def states(draw: Any, nested: bool = False) -> State:
     state = State(version=draw(NUMBERS), pending=draw(st.booleans()), token=draw(TOKENS), moved=moved)
     own: dict[str, Any] = {}
     if draw(st.booleans()):
-        own = {
-            name: draw(NUMBERS) for name in ("created_ms", "updated_ms", "stamped_ms", "hidden", "changes")
-        }
+        numbers = ("created_ms", "updated_ms", "stamped_ms", "hidden", "changes", "erased")
+        own = {name: draw(NUMBERS) for name in numbers}
         own |= {name: draw(IDS) for name in ("cleared", "dropped", "largest")}
         own |= {"is_there": True, "parts": draw(PARTS), "doubts": draw(DOUBTS), "gone": draw(DOUBTS)}
     if draw(st.booleans()):
@@ -114,7 +113,7 @@ def test_what_a_writer_knows_of_its_commit_is_what_others_read() -> None:
         changes=5, cleared=turn(1).id, dropped=turn(0).id, largest=turn(9).id, doubts=doubts,
         gone={b"gone!!": turn(1).id},
         deletion=Deletion(turn(1).id, frozenset({b"nonces"})), noted_ms=7,
-        pending=True, token=b"t" * 16, version=4,
+        pending=True, token=b"t" * 16, version=4, erased=3,
     )  # fmt: skip
     records = [
         Record("turns", 1_700_000_000_000, parts=(part,), doubts=doubts),
@@ -131,7 +130,7 @@ def test_what_a_writer_knows_of_its_commit_is_what_others_read() -> None:
 def test_a_snapshot_written_by_hand_is_read() -> None:
     entry = b"\x01s" + b"\x02" + b"\x02\x09"  # pending, changed by segment 8
     used = b"\x07\x01u" + b"\x06" + b"\x02\x03\x04\x00\x00\x05"  # at 7 ms: made, appended to, lived, …
-    lives = bytes((1, 2, 3, 4, 7, 0, 0, *(0,) * 6, 0, 0, 0, 5))
+    lives = bytes((1, 2, 3, 4, 7, 0, 0, 5, *(0,) * 6, 0, 0, 0, 5))
     entry += b"\x01u" + bytes((len(lives),)) + lives
     header = b"\x0a\x01\x01s" + bytes((len(entry),)) + struct.pack("<I", zlib.crc32(entry)) + b"\x01\x01s"
     header += b"\x01\x07\x01u" + bytes((len(used),)) + struct.pack("<I", zlib.crc32(used))
@@ -142,7 +141,9 @@ def test_a_snapshot_written_by_hand_is_read() -> None:
     part = data[block.offset : block.offset + block.length]
     states = {
         "s": State(pending=True, version=9),
-        "u": State(is_there=True, created_ms=2, updated_ms=3, stamped_ms=4, changed_ms=7, version=5),
+        "u": State(
+            is_there=True, created_ms=2, updated_ms=3, stamped_ms=4, changed_ms=7, version=5, erased=5
+        ),
     }
     packed = snapshot.entries(part, block, "a snapshot")
     assert {name: snapshot.state_in(one, "a snapshot") for name, one in packed.items()} == states
@@ -235,3 +236,20 @@ def test_a_change_replaces_what_was_known_and_a_lease_does_not() -> None:
     assert folded(held, Record("s", 1, state=State(pending=True)), 9) == State(pending=True, version=10)
     later = folded(before, Record("s", 3, parts=(Part(9, 0, 1, 1, MessageId(5, 0), MessageId(5, 0)),)), 9)
     assert (later.updated_ms, later.total, later.newest) == (9, 2, MessageId(5, 0))
+
+
+def test_it_is_known_since_when_nothing_was_deleted_from_a_session() -> None:
+    part = Part(3, 0, 1, 1, MessageId(5, 0), MessageId(5, 0))
+    came = Record("s", 1, parts=(part,))
+    state = folded(folded(EMPTY, came, 3), came, 4)
+    assert (state.version, state.erased) == (5, 4)
+    moved = folded(state, Record("s", 1, state=replace(state, moved=True)), 5)
+    assert (moved.version, moved.erased) == (6, 4)
+    assert folded(moved, Record("s", 1, token=b"t" * 16), 6).erased == 4
+    assert folded(moved, Record("s", 1, state=replace(moved, moved=False, hidden=1)), 6).erased == 7
+    # The trash of a session that was moved is emptied.
+    thrown = folded(moved, Record("s", 1, state=replace(moved, trash=(Trashed(1, moved),))), 7)
+    assert folded(thrown, Record("s", 1, state=replace(thrown, trash=())), 8).erased == 9
+    gone = folded(moved, Record("s", 1, state=State(deletion=Deletion(part.last, frozenset()))), 6)
+    assert gone.erased == 0
+    assert folded(gone, came, 9).erased == 10

@@ -2,8 +2,8 @@
 
 An object is written once, and a state names a frame by its place in one. So what is kept under a place is
 never outdated, and a reader that has the place from a state may read it here. The CRC of each frame says
-whether a file is whole; nothing is synced. What is deleted from the archive stays here no longer than in the
-log itself: the grace period of a collection, and until the machine next reads a frame.
+whether a file is whole; nothing is synced. What is deleted from the archive stays here for the grace period
+of a collection at most, and until the machine next reads a frame.
 
 Trouble with the disk is counted and costs a request, no more.
 """

@@ -60,7 +60,7 @@ class Part(NamedTuple):
     first: MessageId
     last: MessageId
 
-    def at(self, segment: int, begin: int) -> Part:
+    def at(self, segment: int | None, begin: int) -> Part:
         """Return the part by its place in the log, if it is of a segment whose frames begin there."""
         return (
             self if self.segment is not None else self._replace(segment=segment, offset=begin + self.offset)
@@ -89,6 +89,8 @@ class State:
         trash: what expired, each with the time in Unix milliseconds.
         token: of the holder of its lease; empty if there is none.
         version: 1 + the number of the segment that changed it last.
+        erased: 1 + the number of the segment that made it, or last changed it in any way but by turns that
+            came to it or by moving it. What it has left in later ones are copies of what it still has.
         moved: that segment has only moved it; ``stamped_ms`` says when the store had it before.
     """
 
@@ -111,6 +113,7 @@ class State:
     trash: tuple[Trashed, ...] = ()
     token: bytes = b""
     version: int = 0
+    erased: int = 0
     moved: bool = False
 
     @property
@@ -188,14 +191,14 @@ class Record(NamedTuple):
     state: State | None = None
     token: bytes | None = None
 
-    def placed(self, segment: int, begin: int) -> Record:
-        """Return it with every part at its place in the log."""
+    def placed(self, segment: int | None, begin: int) -> Record:
+        """Return it with every part at its place in the log; None is the segment that is being made."""
         parts = tuple([part.at(segment, begin) for part in self.parts])
         state = None if self.state is None else _placed(self.state, segment, begin)
         return self._replace(parts=parts, state=state)
 
 
-def _placed(state: State, segment: int, begin: int) -> State:
+def _placed(state: State, segment: int | None, begin: int) -> State:
     trash = tuple(one._replace(state=_placed(one.state, segment, begin)) for one in state.trash)
     return replace(state, parts=tuple(part.at(segment, begin) for part in state.parts), trash=trash)
 
@@ -205,7 +208,11 @@ def folded(state: State, record: Record, number: int) -> State:
     if record.token is not None:
         return state.but(token=record.token)
     if record.state is not None:
-        return record.state.but(version=number + 1)
+        after = record.state
+        # Who empties the trash does not touch the rest of the state.
+        is_whole = after.moved and len(after.trash) == len(state.trash)
+        erased = 0 if not after.is_there else state.erased if is_whole else number + 1
+        return after.but(version=number + 1, erased=erased)
     # The larger time: of two clocks neither is believed to expire anything.
     at_ms = max(state.updated_ms, record.at_ms)
     # The last id does not tell of a turn that lands below it, so the revision must.
@@ -221,6 +228,7 @@ def folded(state: State, record: Record, number: int) -> State:
         parts=state.parts + record.parts,
         doubts={**state.doubts, **record.doubts} if record.doubts else state.doubts,
         version=number + 1,
+        erased=state.erased if state.is_there else number + 1,
     )
 
 
@@ -285,7 +293,8 @@ def put_state(out: bytearray, state: State) -> None:
     out.append(marks)
     if state.is_there:
         times = (state.created_ms, state.updated_ms, state.stamped_ms, state.changed_ms)
-        for number in (*times, state.hidden, state.changes, *state.cleared, *state.dropped, *state.largest):
+        counts = (state.hidden, state.changes, state.erased)
+        for number in (*times, *counts, *state.cleared, *state.dropped, *state.largest):
             put_varint(out, number)
         _put_parts(out, state.parts)
         _put_doubts(out, state.doubts)
@@ -314,10 +323,10 @@ def get_state(read: Reader, *, nested: bool = False) -> State:
         raise CodecError(f"a state with unknown flags {flags}")
     state = State(is_there=bool(flags & 1), pending=bool(flags & 2), moved=bool(flags & _MOVED))
     if state.is_there:
-        created, updated, stamped, changed, hidden, changes = (read.varint() for _ in range(6))
+        created, updated, stamped, changed, hidden, changes, erased = (read.varint() for _ in range(7))
         state = replace(
             state, created_ms=created, updated_ms=updated, stamped_ms=stamped,
-            changed_ms=changed, hidden=hidden, changes=changes,
+            changed_ms=changed, hidden=hidden, changes=changes, erased=erased,
             cleared=_id(read), dropped=_id(read), largest=_id(read), parts=_get_parts(read),
             doubts=_get_doubts(read), gone=_get_doubts(read),
         )  # fmt: skip

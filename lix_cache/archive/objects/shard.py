@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from lix_cache._log import logger
@@ -12,11 +13,16 @@ from lix_cache.archive.objects import layout, segment, snapshot
 from lix_cache.archive.objects.log import GRACE_SECONDS, SIDE_BY_SIDE, SNAPSHOT_EVERY, ShardLog
 from lix_cache.archive.objects.opened import SnapshotGone
 from lix_cache.archive.objects.records import Part, Record
-from lix_cache.errors import ArchiveError, ArchiveUnavailable, told
+from lix_cache.errors import ArchiveCorrupt, ArchiveError, ArchiveUnavailable, told
 from lix_cache.messages.turn import Turn
 from lix_cache.storage.objects import Listed
+from lix_cache.storage.parallel import side_by_side
 
 __all__ = ["GRACE_SECONDS", "SIDE_BY_SIDE", "SNAPSHOT_EVERY", "Collected", "Commit", "Shard"]
+
+
+#: Segments of which a process holds the index at once, to see what is in them.
+_READ_AT_ONCE = 64
 
 
 @dataclass
@@ -36,6 +42,12 @@ class Commit:
         parts = segment.parts_of(frames, len(self.frames), turns)
         self.frames += frames
         return tuple(parts)
+
+    def add(self, other: Commit) -> None:
+        """Take in another commit: its frames come behind those that are here."""
+        begin = len(self.frames)
+        self.records += [record.placed(None, begin) for record in other.records]
+        self.frames += other.frames
 
 
 class Collected(NamedTuple):
@@ -181,6 +193,27 @@ class Shard(ShardLog):
             self._bucket.remove(name)
         self._counters["collected_segments"] += segments
         return Collected(segments, len(outdated))
+
+    def old_segments(self, numbers: Collection[int]) -> Iterator[tuple[int, segment.Segment | None]]:
+        """Yield what some segments say, if older than the grace period; None for what is damaged or gone."""
+        before = self._clock.time() - self._grace
+        old: list[int] = []
+        for one in self._bucket.names(layout.log_start(self.number)):
+            number = layout.number_of(one.name)
+            if number is not None and number in numbers and one.modified < before:
+                old.append(number)
+        for start in range(0, len(old), _READ_AT_ONCE):
+            group = old[start : start + _READ_AT_ONCE]
+            found = side_by_side([partial(self._index, number) for number in group], SIDE_BY_SIDE)
+            yield from zip(group, found, strict=True)
+
+    def _index(self, number: int) -> segment.Segment | None:
+        try:
+            return self._read(number)
+        except ArchiveCorrupt as error:
+            self._counters.update(("damaged_reads",))
+            logger.warning("archive damage: {}", told(error))
+            return None
 
     def _bucket_time(self) -> float:
         """Return what time it is by the clock that dates the objects, or ours if that is behind."""
