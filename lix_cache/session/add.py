@@ -125,7 +125,7 @@ def _has_replica(session: Session, added: Added) -> bool:
         return True
     # It was asked for, and for a moment it is not waited for so long.
     store.count("unreplicated_adds")
-    store.replicas_of(session.id).trip()
+    store.breaker_of(session.id).replicas.trip()
     return False
 
 

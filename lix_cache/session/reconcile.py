@@ -165,7 +165,7 @@ def reconcile(session: Session) -> Flow[None]:
 
 
 def _reconcile_locked(session: Session) -> Flow[None]:
-    store = session.store
+    store, breaker = session.store, session.store.breaker_of(session.id)
     try:
         moved = yield from move_locked(store, {session.id: 0})
         moved.raise_failure()
@@ -174,8 +174,8 @@ def _reconcile_locked(session: Session) -> Flow[None]:
         yield RedisCall(store.hot.doubt_keys(session.id))
         # The mark goes last: until here a crash leaves it for the next daemon.
         yield DiskCall(partial(store.cold.unmark_pending_locked, session.id))
-    except RedisUnavailable:
-        store.breaker_of(session.id).trip()
+    except RedisUnavailable as error:
+        breaker.met(error)
         raise
     # Under the lock: once it is free another thread may meet the next outage.
     store.outage_sessions.discard(session.id)

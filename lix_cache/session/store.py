@@ -182,7 +182,6 @@ class SessionStore:
         cold: the archive, as flows see it.
         archive: the same archive, as applications see it.
         breaker: whether Redis was gone a moment ago; see :meth:`breaker_of`.
-        replicas: whether no replica had a message a moment ago; of each server by itself, too.
         archive_state: whether the archive takes what is written.
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
@@ -200,7 +199,6 @@ class SessionStore:
     cold: ColdTier
     archive: ConversationArchive
     breaker: Breaker
-    replicas: Breaker = field(default_factory=lambda: Breaker(1.0, SYSTEM_CLOCK))
     clock: Clock = SYSTEM_CLOCK
     counters: Counter[str] = field(default_factory=Counter)
     outage_sessions: set[str] = field(default_factory=set)
@@ -215,15 +213,11 @@ class SessionStore:
         """Return the breaker of the server that a session is on: of several each has its own."""
         return self.breaker.of(self.hot.keys.window(session_id))
 
-    def replicas_of(self, session_id: str) -> Breaker:
-        """Return whether no replica of a session's server had a message a moment ago."""
-        return self.replicas.of(self.hot.keys.window(session_id))
-
     def replica_ms(self, session_id: str) -> int | None:
         """Return how long an add waits for a replica; None for not at all."""
         if self.settings.durability != "replica":
             return None
-        is_late = self.replicas_of(session_id).is_open
+        is_late = self.breaker_of(session_id).replicas.is_open
         return 1 if is_late else int(self.endpoint.timeout * 1000 * _SHARE_OF_REPLICAS)
 
     @property
@@ -234,7 +228,6 @@ class SessionStore:
     def share(self, other: SessionStore) -> None:
         """Know what another description of the same store in this process knows."""
         self.breaker = other.breaker
-        self.replicas = other.replicas
         self.outage_sessions = other.outage_sessions
         self.seen = other.seen
         self.archive_state = other.archive_state
@@ -304,7 +297,6 @@ def open_store(
         cold=archive.store,
         archive=archive,
         breaker=new_breaker(endpoint, redis.retry_seconds, clock),
-        replicas=new_breaker(endpoint, redis.retry_seconds, clock),
         clock=clock,
         # The old package knew no clusters.
         layout=Layout(meets_old=endpoint.kind != "cluster"),
