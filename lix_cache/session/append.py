@@ -225,7 +225,7 @@ def _append_hot(
         try:
             reply = yield from ask(store, command, repeat=False, opened=fence, replica_ms=replica_ms)
         except NewConnection as new:
-            yield from count_lost(session, locked=locked)
+            yield from count_lost(session, locked=locked, anew=True)
             # A disk that cannot be looked at must not keep the message out.
             is_fenced = (yield from look(session, new.number, locked=locked)) is not None
             fresh = True

@@ -66,7 +66,13 @@ class Entrusted:
     def keep(self, most: int) -> None:
         """Forget all but the newest so many."""
         if len(self) > most:
-            del self._records[: -most * self._RECORD.size]
+            del self._records[: len(self._records) - most * self._RECORD.size]
+
+    @property
+    def newest(self) -> MessageId | None:
+        """The id of the last message; None where there is none."""
+        last = bytes(self._records[-self._RECORD.size :])
+        return MessageId(*self._RECORD.unpack(last)[:2]) if last else None
 
     def take(self) -> dict[bytes, MessageId]:
         """Return what there is, and forget it: each message is looked for by one thread."""
@@ -93,6 +99,8 @@ class Seen:
         forgotten, contested, repeats: see Extent.
         unsettled: nonces of adds that were not answered: they may be carried out at any time.
         entrusted: what it added and Redis may lose.
+        doubted: Redis may have lost of that what has an id up to here; None where it has not, as far as is
+            known.
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
         taken_over: messages of the old package were moved.
@@ -108,6 +116,7 @@ class Seen:
     repeats: frozenset[bytes] = frozenset()
     unsettled: set[bytes] = field(default_factory=set)
     entrusted: Entrusted = field(default_factory=Entrusted)
+    doubted: MessageId | None = None
     opened: int = 0
     compared: int = 0
     taken_over: bool = False
@@ -119,6 +128,13 @@ class Seen:
             self.newest = message_id
         if message_id > self.expected:
             self.expected = message_id
+
+    def doubt(self) -> bool:
+        """Note that Redis may have lost what was entrusted to it; whether that was not in doubt before."""
+        before, newest = self.doubted, self.entrusted.newest
+        if newest is not None:
+            self.doubted = newest if before is None else max(before, newest)
+        return before is None
 
     def leave_unsettled(self, nonce: bytes) -> None:
         """Note that an add was not answered. Of thousands that were not, some are forgotten."""
