@@ -20,6 +20,7 @@ from lix_cache.errors import (
     InvalidSessionId,
     InvalidVector,
     RedisCommandError,
+    RedisUnavailable,
 )
 from lix_cache.hot.keys import Keys
 from lix_cache.messages.packing import pack_hot
