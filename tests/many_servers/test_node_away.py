@@ -243,9 +243,7 @@ def test_answers_by_meaning_are_misses_on_the_dead_node_alone_and_no_urls_with_t
     nodes: RedisCluster, config: CacheConfig, kill: Callable[[], ServerProcess]
 ) -> None:
     config = config.replace(on_cache_error="miss")
-    caches = {
-        name: SemanticCache(HashingEmbedder(), config=config, context={"name": name}) for name in NAMES
-    }
+    caches = {name: SemanticCache(HashingEmbedder(), config=config, context={"name": name}) for name in NAMES}
     for name, cache in caches.items():
         assert cache.store("a question", name)
     vectors = {f"u{i}": np.array([i, 1.0], dtype=np.float32) for i in range(12)}
