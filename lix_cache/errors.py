@@ -199,7 +199,10 @@ class RedisError(LixCacheError):
     Attributes:
         code: the server's own error code, such as ``OOM``, ``READONLY`` or ``NOPERM``; "" where
             the trouble is not an answer of the server.
+        server: which one of several it was, in words; "" where there is one, or it was none of them.
     """
+
+    server: str = ""
 
     def __init__(self, message: str, *, code: str = "") -> None:
         self.code = code

@@ -227,7 +227,7 @@ def fail_over(durability: str, plan: Plan, sides: Sides, say: Say) -> Outcome:
 
 def _kill(cluster: RedisCluster, shard: int) -> None:
     slot = SLOTS * shard // _MASTERS
-    dead = cluster.owner(slot)
+    dead = _master(cluster, slot)
     dead.kill()
     _wait(lambda: cluster.owner(slot) is not dead, "a replica takes over")
     cluster.settle()
@@ -239,7 +239,7 @@ def _kill(cluster: RedisCluster, shard: int) -> None:
 
 def _partition(cluster: RedisCluster, sides: Sides) -> None:
     master = cluster.servers[0]
-    if cluster.owner(0) is not master:
+    if _master(cluster, 0) is not master:
         master.ask("CLUSTER", "FAILOVER")
         _wait(lambda: cluster.owner(0) is master, "the other side has a master")
         cluster.settle()
@@ -255,6 +255,12 @@ def _partition(cluster: RedisCluster, sides: Sides) -> None:
         cluster.cut_off.clear()
     _wait(lambda: _is_replica(master), "the master that was cut off follows")
     cluster.settle()
+
+
+def _master(cluster: RedisCluster, slot: int) -> ServerProcess:
+    # Nodes of a busy machine may take each other for dead for a moment.
+    _wait(lambda: cluster.owner(slot).is_running, "the slot has a master")
+    return cluster.owner(slot)
 
 
 def _is_replica(server: ServerProcess) -> bool:

@@ -23,6 +23,8 @@ from lix_cache import CacheConfig, HybridConversationCache, LixCacheError
 
 #: One read comes after so many adds.
 _READ_EVERY = 8
+#: Seconds that a machine which many share may take until a session's lock is free.
+_PATIENCE = 30.0
 
 
 class Writer:
@@ -89,6 +91,11 @@ class Writer:
         counters: Counter[str] = Counter()
         for cache in self.caches.values():
             stats = cache.get_stats()
+            end = time.monotonic() + _PATIENCE
+            # A daemon that has the session's lock puts off the counting to the next use.
+            while cache._session.seen.doubted is not None and time.monotonic() < end:
+                time.sleep(0.05)
+                stats = cache.get_stats()
             # Each object counts for itself; the one whose store the daemon shares has its counts too.
             counters.update({name: n for name, n in stats["counters"].items() if isinstance(n, int)})
         found = {

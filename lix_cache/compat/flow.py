@@ -65,15 +65,17 @@ class _Cache:
     counters: Counter[str] = field(default_factory=Counter)
 
     def _place(self) -> str | None:
-        """Return a key on the server of all that the cache holds, if that is one server."""
-        return None
+        """Return a key on the server of all that the cache holds; None where that is not one server."""
+        return ""
 
     def guarded(self, flow: Flow[T], otherwise: Callable[[], T]) -> Flow[T]:
         """Run a flow under the policy for trouble with Redis."""
         if not self.miss_on_error:
             return (yield from flow)
+        place = self._place()
+        breaker = self.breaker.of(place)
         try:
-            if self.breaker.of(self._place()).is_open:
+            if place is not None and breaker.is_open:
                 # Up to its first effect a flow only checks what it was given, and that
                 # is to be refused whether Redis is there or not.
                 with contextlib.suppress(StopIteration):
@@ -83,7 +85,7 @@ class _Cache:
                 return otherwise()
             return (yield from flow)
         except RedisUnavailable as error:
-            self.breaker.of(self._place()).met(error)
+            breaker.met(error)
             self.counters["degraded"] += 1
             return otherwise()
 
@@ -244,6 +246,9 @@ class UrlCache(_Cache):
     batch_size: int = 100
     is_spread: bool = False
 
+    def _place(self) -> str | None:
+        return None if self.is_spread else ""
+
     def _key(self, url: str) -> bytes:
         return self.keys.url_embedding(checked_url(url), self.embedder)
 
@@ -279,7 +284,8 @@ class UrlCache(_Cache):
         Where trouble is a miss, those on a server that is away have none, and the others do.
         """
         breakers = {url: self.breaker.of(key_of(command)) for url, command in commands.items()}
-        if self.miss_on_error and not self.breaker.is_open:
+        # Where there is one server it has been looked at, and something must be sent.
+        if self.miss_on_error and self.is_spread:
             commands = {url: command for url, command in commands.items() if not breakers[url].is_open}
         answers: dict[str, Any] = {}
         if commands:
@@ -287,7 +293,7 @@ class UrlCache(_Cache):
             answers = dict(zip(commands, replies, strict=True))
         for url, reply in list(answers.items()):
             if isinstance(reply, RedisUnavailable) and self.miss_on_error:
-                breakers[url].trip()
+                breakers[url].met(reply)
                 del answers[url]
             elif isinstance(reply, LixCacheError):
                 raise reply

@@ -207,11 +207,11 @@ class Routes:
         if isinstance(error, NewConnection):
             # Another than that among the results, which would refer to itself by where it went.
             raise NewConnection(error.number)
-        ours = translate(error, node.endpoint)
+        ours = _of(node, error)
         if not isinstance(ours, RedisError):
             raise error
         for command in group:
-            one.replies[command.at] = _where_it_goes(ours) if command.is_asking else ours
+            one.replies[command.at] = ours
         if isinstance(ours, RedisUnavailable):
             self.nodes.doubted = node
             if not ours.maybe_done:
@@ -223,14 +223,13 @@ class Routes:
             command.is_whole = True
             one.again.append(command)
             return
+        if command.is_fixed or code not in ("MOVED", "ASK"):
+            one.replies[command.at] = _of(node, error)
+        else:
+            # If there is no time left to go there: it is not the command that is refused.
+            one.replies[command.at] = RedisUnavailable(f"{node.label} sends elsewhere: {error}", code=code)
         if command.is_fixed or code not in _ELSEWHERE:
             return
-        one.replies[command.at] = (
-            # If there is no time left to go there: it is not the command that is refused.
-            RedisUnavailable(f"{node.endpoint.label} sends elsewhere: {error}", code=code)
-            if code in ("MOVED", "ASK")
-            else translate(error, node.endpoint)
-        )
         command.node, command.is_asking = None, False
         if code == "READONLY":
             # A master that is one no more.
@@ -310,11 +309,13 @@ class Routes:
         )
 
 
-def _where_it_goes(error: RedisError) -> RedisError:
-    """Return the error of a node that a slot is moving to, which says nothing of the slot's owner."""
-    if not isinstance(error, RedisUnavailable):
-        return error
-    return RedisUnavailable(str(error), maybe_done=error.maybe_done, timed_out=error.timed_out, code="ASK")
+def _of(node: Node, error: Exception) -> BaseException:
+    """Return what a node answered, or what kept it from answering, as an error of ours that names it."""
+    ours = translate(error, node.endpoint)
+    if isinstance(ours, RedisError):
+        # Only here it is known who was asked last: a command may have been sent on.
+        ours.server = node.label
+    return ours
 
 
 def _ask(node: Node, group: list[_Todo], opened: int | None, replica_ms: int | None) -> NodeAsk:

@@ -19,7 +19,7 @@ from lix_cache.errors import CodecError, LixCacheError, told
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.eligibility import Question
 from lix_cache.gateway.headers import NOTHING_ASKED, Control, Verdict
-from lix_cache.hot.breaker import Breaker
+from lix_cache.hot.breaker import PlainBreaker
 from lix_cache.matching.reasons import Reason
 from lix_cache.matching.thresholds import DEFAULT_THRESHOLDS
 from lix_cache.semantic.cache import AsyncSemanticCache
@@ -91,7 +91,7 @@ class ByMeaning:
         self._verifier_threshold = verifier_threshold
         self._caches: OrderedDict[str, AsyncSemanticCache] = OrderedDict()
         self.policy = CachePolicy()
-        self.breaker = Breaker(_PAUSE, clock)
+        self.breaker = PlainBreaker(_PAUSE, clock)
 
     def cache(self, tenant: str) -> AsyncSemanticCache:
         """Return the cache of a tenant."""

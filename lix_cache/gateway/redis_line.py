@@ -16,11 +16,10 @@ from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.aio import AsyncDriver
 from lix_cache.effects import Flow, RedisBatch
-from lix_cache.errors import RedisAuthError, RedisDatabaseError, RedisError, RedisUnavailable, told
+from lix_cache.errors import told
 from lix_cache.hot.breaker import new_breaker
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.pipeline import Pipeline
-from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.scripts import Value
 from lix_cache.hot.slots import key_of
 from lix_cache.hot.spread import SCAN_AGAIN
@@ -31,8 +30,6 @@ __all__ = ["RedisLine"]
 
 #: The words of a plain command.
 _Words: TypeAlias = "tuple[Value, ...]"
-#: Codes of a refusal after which the same server may serve the next command.
-_OF_ONE_COMMAND = READS_ONLY | {"NOPERM", "TRYAGAIN"}
 
 
 class RedisLine:
@@ -79,6 +76,7 @@ class RedisLine:
 
         It opens the breaker if the next command to the same server would meet it as well.
         """
+        breakers = [self.breaker.of(key_of(words)) for words in commands]
         try:
             if self._driver is None:
                 packed = b"".join([pack(words) for words in commands])
@@ -89,15 +87,11 @@ class RedisLine:
             # Without what refers to this frame, and through it to the connection.
             found = translate(error, self._endpoint).with_traceback(None)
             answers = [found] * len(commands)
-            is_away = isinstance(found, (RedisError, OSError))
-        else:
-            is_away = False
         trouble: BaseException | None = None
         for i, answer in enumerate(answers):
             if _is_trouble(answer):
                 answers[i] = translate(answer, self._endpoint)
-                if is_away or _is_of_all(answers[i]):
-                    self.breaker.of(key_of(commands[i])).trip()
+                breakers[i].met(answers[i])
                 trouble = trouble or answers[i]
         if trouble is not None:
             self.note(trouble)
@@ -131,13 +125,6 @@ class RedisLine:
 
 def _is_trouble(answer: Any) -> bool:
     return isinstance(answer, Exception) and getattr(answer, "code", "") != SCAN_AGAIN
-
-
-def _is_of_all(error: BaseException) -> bool:
-    """Whether what Redis answered to one command is its answer to all of them now."""
-    if isinstance(error, (RedisUnavailable, RedisAuthError)):
-        return error.code not in _OF_ONE_COMMAND
-    return isinstance(error, RedisDatabaseError)
 
 
 def _flat(answer: Any) -> Any:

@@ -317,8 +317,8 @@ class Sessions:
         self._check_redis()
         try:
             yield AsyncStoreAdmin(self._whole)
-        except RedisUnavailable:
-            self._store.breaker.trip()  # an admin has a breaker of its own
+        except RedisUnavailable as error:
+            self._store.breaker.met(error)  # an admin has a breaker of its own
             raise
 
     async def _listed(self, tenant: Tenant) -> list[str]:

@@ -25,7 +25,7 @@ from lix_cache.gateway.references import key_of
 from lix_cache.gateway.salts import Salted
 from lix_cache.gateway.settings import GatewaySettings, UpstreamSettings
 from lix_cache.gateway.tenants import patterns
-from lix_cache.hot.breaker import Breaker
+from lix_cache.hot.breaker import PlainBreaker
 
 __all__ = ["Incoming", "Outgoing", "Route", "Routes", "Upstream", "UpstreamFailed", "unreachable"]
 
@@ -162,7 +162,7 @@ class Route:
 
     settings: UpstreamSettings
     upstream: Upstream
-    breaker: Breaker
+    breaker: PlainBreaker
     models: re.Pattern[str] | None
     api_key: str = field(default="", repr=False)
     failures: int = 0
@@ -207,7 +207,7 @@ class Routes:
             upstream = make(one.url, settings)
             if one.cache_salt:
                 upstream = Salted(upstream, key, settings.largest_body_bytes)
-            breaker = Breaker(_OPEN_SECONDS, clock)
+            breaker = PlainBreaker(_OPEN_SECONDS, clock)
             self.routes.append(Route(one, upstream, breaker, patterns(one.models), key))
         self.retries = 0
         self._handed_on: set[str] = set()

@@ -128,13 +128,20 @@ class Answers:
     large_from: int | None = None
     _names: dict[str, AnswerKeys] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def _call(self, script: Script, scope: str, *args: Value) -> ScriptCall:
+    def place(self, scope: str) -> str:
+        """Return a key on the server that has all of a scope."""
+        return self._keys(scope).scopes
+
+    def _keys(self, scope: str) -> AnswerKeys:
         names = self._names.get(scope)
         if names is None:
             if len(self._names) >= _MOST_NAMES:
                 self._names.clear()
             names = self._names[scope] = self.keys.answers(scope)
-        return ScriptCall(script, names, args)
+        return names
+
+    def _call(self, script: Script, scope: str, *args: Value) -> ScriptCall:
+        return ScriptCall(script, self._keys(scope), args)
 
     # -- looking up -----------------------------------------------------------------------
 

@@ -8,38 +8,35 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from lix_cache.clock import Clock
+from lix_cache.errors import RedisAuthError, RedisDatabaseError, RedisUnavailable
 from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.slots import nodes_for
 
 if TYPE_CHECKING:
-    from lix_cache.errors import RedisUnavailable
     from lix_cache.hot.endpoint import Endpoint
-    from lix_cache.hot.slots import Node
 
-__all__ = ["Breaker", "breaker_for", "new_breaker"]
+__all__ = ["Breaker", "PlainBreaker", "breaker_for", "new_breaker"]
 
 
 _CLOSED = float("-inf")
 
+#: Codes of errors after which the same server may serve the next command: it takes no writes, a slot is about
+#: to leave it, or this user may not send this command.
+_SERVES_OTHERS = READS_ONLY | {"MOVED", "ASK", "TRYAGAIN", "NOPERM"}
 
-class Breaker:
-    """Remembers for a moment that a server did not answer, so that not every caller waits to find out.
+
+class _Circuit:
+    """Is open for a moment.
 
     Args:
         seconds: how long it stays open after a failure.
         clock: monotonic time.
-        where: the server, of several, in words.
     """
 
-    def __init__(self, seconds: float, clock: Clock, where: str = "") -> None:
-        self.where = where
+    def __init__(self, seconds: float, clock: Clock) -> None:
         self._seconds = seconds
         self._clock = clock
         self._open_until = _CLOSED
-
-    def of(self, key: str | bytes | None) -> Breaker:  # noqa: ARG002 - there is one server
-        """Return the breaker of the server that a key is on."""
-        return self
 
     @property
     def is_open(self) -> bool:
@@ -51,42 +48,105 @@ class Breaker:
         """How long it stays open from now on."""
         return max(0.0, self._open_until - self._clock.monotonic())
 
-    def met(self, error: RedisUnavailable) -> None:
-        """Open for an error that the next call would meet too.
-
-        A server that is full, or takes no writes, answers what is read from it.
-        """
-        if error.code not in READS_ONLY:
-            self.trip()
-
-    def trip(self) -> None:
+    def _trip(self) -> None:
         self._open_until = self._clock.monotonic() + self._seconds
 
     def reset(self) -> None:
         self._open_until = _CLOSED
 
 
+class PlainBreaker(_Circuit):
+    """A breaker of something else than a Redis server: its owner says when it opens."""
+
+    def trip(self) -> None:
+        self._trip()
+
+
+class Breaker(_Circuit):
+    """Remembers for a moment that a Redis server did not answer, so that not every caller waits to find out.
+
+    Args:
+        seconds: how long it stays open after a failure.
+        clock: monotonic time.
+        where: the server, of several, in words.
+        servers: the breakers of all of them.
+
+    Attributes:
+        replicas: whether no replica of the server had a message a moment ago.
+    """
+
+    def __init__(
+        self, seconds: float, clock: Clock, where: str = "", servers: _Servers | None = None
+    ) -> None:
+        super().__init__(seconds, clock)
+        self.where = where
+        self.replicas = PlainBreaker(seconds, clock)
+        self._servers = servers
+
+    def of(self, key: str | bytes | None) -> Breaker:  # noqa: ARG002 - there is one server
+        """Return the breaker of the server that a key is on; without a key, that of all servers together."""
+        return self
+
+    def met(self, error: BaseException) -> None:
+        """Open for an error that the next call would meet too: the breaker of the server that it names.
+
+        So a breaker that was looked up before a call is right after it: of several servers the one that
+        failed is shut out, also where a command was sent on, or another server has taken over meanwhile.
+        """
+        if not isinstance(error, (RedisUnavailable, RedisAuthError, RedisDatabaseError)):
+            return
+        # What was not sent says nothing new. A server that is full, or takes no writes, can be read.
+        is_news = not isinstance(error, RedisUnavailable) or error.was_asked
+        if is_news and error.code not in _SERVES_OTHERS:
+            self._named(error.server)._trip()  # noqa: SLF001 - of its own class
+
+    def _named(self, server: str) -> Breaker:
+        return self if self._servers is None or not server else self._servers[server]
+
+
+class _Servers(dict[str, Breaker]):
+    """The breakers of several servers, made when they are asked for; "" is what no known server has."""
+
+    def __init__(self, seconds: float, clock: Clock) -> None:
+        super().__init__()
+        self._settings = seconds, clock
+
+    def __missing__(self, server: str) -> Breaker:
+        return self.setdefault(server, Breaker(*self._settings, server, self))
+
+
 class _Breakers(Breaker):
     """The breakers of several servers: while one is away, what the others have goes on.
 
-    Itself it is that of what is on no known server: a command without a key, or a map that cannot be read.
+    Itself it is that of what needs them all, and open while one of them is.
     """
 
     def __init__(self, endpoint: Endpoint, seconds: float, clock: Clock) -> None:
-        super().__init__(seconds, clock)
+        self._each = _Servers(seconds, clock)
+        super().__init__(seconds, clock, servers=self._each)
         self._nodes = nodes_for(endpoint)
-        self._each: dict[Node, Breaker] = {}
 
     def of(self, key: str | bytes | None) -> Breaker:
         # By the owner of now: where a replica has taken over, it is asked at once.
-        node = None if key is None else self._nodes.owner(key)
-        if node is None:
+        if key is None:
             return self
-        found = self._each.get(node)
-        if found is None:
-            made = Breaker(self._seconds, self._clock, node.endpoint.label)
-            found = self._each.setdefault(node, made)
-        return found
+        node = self._nodes.owner(key)
+        return self._each["" if node is None else node.label]
+
+    @property
+    def is_open(self) -> bool:
+        return any(one.is_open for one in list(self._each.values()))
+
+    @property
+    def seconds_left(self) -> float:
+        return max((one.seconds_left for one in list(self._each.values())), default=0.0)
+
+    def _named(self, server: str) -> Breaker:
+        return self._each[server]
+
+    def reset(self) -> None:
+        for one in list(self._each.values()):
+            one.reset()
 
 
 def new_breaker(endpoint: Endpoint, seconds: float, clock: Clock) -> Breaker:

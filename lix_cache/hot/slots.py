@@ -65,15 +65,16 @@ class Node:
 
     Attributes:
         endpoint: how it is reached.
+        label: what it is called in errors; it has breakers by this name.
     """
 
-    __slots__ = ("endpoint",)
+    __slots__ = ("endpoint", "label")
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
+        self.endpoint, self.label = endpoint, endpoint.label
 
     def __repr__(self) -> str:
-        return f"Node({self.endpoint.label})"
+        return f"Node({self.label})"
 
 
 class Range(NamedTuple):

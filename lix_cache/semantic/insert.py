@@ -109,17 +109,22 @@ def _store(core: Core, answer: Answer, spent: Spent) -> Flow[Stored]:
     except Stop as stop:
         return Stored(refused=stop.found.reason)
     given = None if answer.embedding is None else core.embedding.given(answer.embedding, scope.dim)
-    core.redis.check_breaker()
     if tokens is None:
         said = answer.response.body if is_stream else answer.response
         length = len(said) if isinstance(said, str) else _size(response)
         tokens = Tokens(about_tokens(len(answer.text)), about_tokens(length))
-    vector = given
+    packed = _Packed(text, response, group, ttl_ms(seconds), tags, tokens, answer.began_ms)
+    return (yield from core.redis.asking(scope.id, _embedded(core, answer, scope, packed, given, spent)))
+
+
+def _embedded(
+    core: Core, answer: Answer, scope: Scope, packed: _Packed, vector: FloatArray | None, spent: Spent
+) -> Flow[Stored]:
+    """Store an answer with its vector."""
     if vector is None and core.embedding.embedder is not None:
         # Whatever keeps the embedder from answering, the response is not lost: its exact
         # words find it again.
-        vector = yield from core.embedding.vector_or_none(text, scope.dim, spent)
-    packed = _Packed(text, response, group, ttl_ms(seconds), tags, tokens, answer.began_ms)
+        vector = yield from core.embedding.vector_or_none(packed.text, scope.dim, spent)
     stored = yield from _put(core, scope, packed, vector)
     entry = stored if isinstance(stored, EntryId) else None
     _compare(core, scope, packed, None if vector is None else answer.response, entry)

@@ -107,15 +107,20 @@ def _lookup(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
 
 def _cascade(core: Core, query: Query, spent: Spent) -> Flow[Lookup]:
     text = query_text(query.text)
-    thresholds = core.hits.thresholds.with_threshold(query.threshold)
     context = merged(core.scopes.context, query.context)
     refusal = core.hits.policy.check_lookup(query.text, context)
     if refusal is not None:
         raise Stop(Reason.POLICY, f"{refusal.rule}: {refusal.detail}")
     scope = yield from core.scope(query.context)
     given = None if query.embedding is None else core.embedding.given(query.embedding, scope.dim)
-    core.redis.check_breaker()
+    return (yield from core.redis.asking(scope.id, _compared(core, query, text, scope, given, spent)))
 
+
+def _compared(
+    core: Core, query: Query, text: str, scope: Scope, given: FloatArray | None, spent: Spent
+) -> Flow[Lookup]:
+    """Ask for a scope's entries, and decide among them."""
+    thresholds = core.hits.thresholds.with_threshold(query.threshold)
     digest = entries.text_digest(text)
     index = core.redis.store.indexes.get(scope.id, scope.dim)
     first, seen = yield from _ask(core, scope.id, digest, index, query.peek)

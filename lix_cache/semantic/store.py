@@ -89,7 +89,7 @@ class Backend:
     Attributes:
         answers: commands on scopes.
         store: what all caches of the server share.
-        breaker: whether Redis was gone a moment ago.
+        breaker: whether Redis was gone a moment ago; of several servers, one for each.
         miss_on_error: whether it is a miss if Redis is away, and no error.
         stats: of the cache.
     """
@@ -133,13 +133,25 @@ class Backend:
         except RedisUnavailable as error:
             if not self.miss_on_error:
                 raise
-            if not self.breaker.is_open:
+            if error.was_asked:
                 self.stats.trouble("redis_errors", error)
-                self.breaker.met(error)
             self.stats.count("degraded")
             return otherwise(str(error))
 
-    def check_breaker(self) -> None:
-        """Raise at once while Redis was away a moment ago, so that not every call waits to find out."""
-        if self.miss_on_error and self.breaker.is_open:
-            raise RedisUnavailable("Redis was away a moment ago")
+    def asking(self, scope_id: str, flow: Flow[T]) -> Flow[T]:
+        """Run a flow that asks for a scope, all of which is on one server.
+
+        Raises:
+            RedisUnavailable: at once where that server was away a moment ago and ``on_cache_error`` is
+                ``"miss"``, so that not every call waits to find out.
+        """
+        if not self.miss_on_error:
+            return (yield from flow)
+        breaker = self.breaker.of(self.answers.place(scope_id))
+        if breaker.is_open:
+            raise RedisUnavailable("Redis was away a moment ago", was_asked=False)
+        try:
+            return (yield from flow)
+        except RedisUnavailable as error:
+            breaker.met(error)
+            raise

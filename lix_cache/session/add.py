@@ -29,6 +29,9 @@ __all__ = ["SALT", "add", "add_keyed"]
 
 SALT = "salt of message keys"
 
+#: So many messages of a session are remembered while it is not known whether Redis has lost them.
+_MOST_DOUBTED = 10_000
+
 
 def add_keyed(session: Session, turns: Sequence[Turn], keys: Sequence[str]) -> Flow[AddResult]:
     """Add messages by keys: those that were added before are not added again.
@@ -102,12 +105,13 @@ def add(session: Session, *turns: Turn, tags: tuple[bytes, ...] = ()) -> Flow[Ad
 
 
 def _entrust(session: Session, batch: Batch, added: Added) -> None:
-    """Note what Redis alone has. What is older than any window may get is on disk."""
-    entrusted = session.seen.entrusted
+    """Note what Redis alone has: of so many messages as the window holds. Those before them are on disk."""
+    entrusted, is_doubted = session.seen.entrusted, session.seen.doubted is not None
     for i, turn in enumerate(batch.turns):
         if turn.nonce is not None and i not in added.known:
             entrusted.note(added.ids[i], turn.nonce)
-    entrusted.keep(session.window + (LATE_BATCHES + 1) * session.store.hot.batch)
+    # What is in doubt has perhaps gone with the window that it was in.
+    entrusted.keep(_MOST_DOUBTED if is_doubted else added.length)
 
 
 def _has_replica(session: Session, added: Added) -> bool:
@@ -125,7 +129,7 @@ def _has_replica(session: Session, added: Added) -> bool:
         return True
     # It was asked for, and for a moment it is not waited for so long.
     store.count("unreplicated_adds")
-    store.replicas_of(session.id).trip()
+    store.breaker_of(session.id).replicas.trip()
     return False
 
 

@@ -67,7 +67,7 @@ def add_hot(session: Session, batch: Batch, sent: Moment, gap: Gap) -> Flow[Adde
     # The connection broke before the answer came: the message may be there or not. While we hold
     # the lock nothing moves to disk, so a look in both places settles it. Only the first command may
     # still be on its way. So the second one says that it is a repetition.
-    store = session.store
+    breaker = session.store.breaker_of(session.id)
     lock = yield from session_lock(session)
     try:
         # Where messages have keys, Redis itself knows whether the first command was carried out.
@@ -79,7 +79,7 @@ def add_hot(session: Session, batch: Batch, sent: Moment, gap: Gap) -> Flow[Adde
         session.seen.saw(max(found.ids))
     except RedisUnavailable as error:
         error.maybe_done = True
-        store.breaker_of(session.id).trip()
+        breaker.met(error)
         raise
     finally:
         lock.release()
@@ -225,7 +225,7 @@ def _append_hot(
         try:
             reply = yield from ask(store, command, repeat=False, opened=fence, replica_ms=replica_ms)
         except NewConnection as new:
-            yield from count_lost(session, locked=locked)
+            yield from count_lost(session, locked=locked, anew=True)
             # A disk that cannot be looked at must not keep the message out.
             is_fenced = (yield from look(session, new.number, locked=locked)) is not None
             fresh = True

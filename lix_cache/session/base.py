@@ -26,7 +26,6 @@ from lix_cache.errors import (
     told,
 )
 from lix_cache.hot.old_keys import OUT_OF_REACH
-from lix_cache.hot.probe import READS_ONLY
 from lix_cache.hot.slots import key_of
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LATE_BATCHES",
-    "SERVES_OTHERS",
     "Session",
     "ask",
     "beside",
@@ -58,9 +56,6 @@ __all__ = [
 #: An add that finds its window this many batches too long spills it itself: the daemon is late,
 #: and memory must stay bounded.
 LATE_BATCHES = 4
-
-#: Codes of errors that do not say that a server is away: it takes no writes, or a slot is about to leave it.
-SERVES_OTHERS = READS_ONLY | {"MOVED", "ASK", "TRYAGAIN"}
 
 
 @dataclass
@@ -173,7 +168,7 @@ def ask(
     """
     if not store.layout.meets_old:
         command = store.hot.old.without_list(command) or command
-    breaker = store.breaker.of(key := key_of(command))
+    breaker = store.breaker.of(key_of(command))
     if breaker.is_open and store.settings.on_redis_error == "archive":
         raise RedisUnavailable(
             f"{breaker.where or store.endpoint.label} did not answer a moment ago; it is asked again in "
@@ -192,16 +187,15 @@ def ask(
     except RedisUnavailable as error:
         store.count("redis_errors")
         broke = error.maybe_done and not error.timed_out
-        if not broke and error.code not in SERVES_OTHERS:
-            # Of who has the key now: that may have become another server.
-            store.breaker.of(key).trip()
+        if not broke:
+            breaker.met(error)
         if not (broke and repeat):
             raise
     try:
         return (yield RedisCall(command, opened, replica_ms))
-    except RedisUnavailable:
+    except RedisUnavailable as error:
         store.count("redis_errors")
-        store.breaker.of(key).trip()
+        breaker.met(error)
         raise
 
 

@@ -61,6 +61,8 @@ class Evictor(DaemonThread):
         self._stopping = Bell()
         self._thread = None
         self._is_asked = False
+        # Buckets with windows that this process has made too long.
+        self._overflowing: set[int] = set()
         self._last_clean_up = self.store.clock.monotonic()
 
     # -- lifecycle ----------------------------------------------------------------------
@@ -100,12 +102,14 @@ class Evictor(DaemonThread):
         self._is_asked = True
         self._wake.set()
 
-    def wake_to_spill(self) -> None:
-        """Ask for windows to be brought back to their size now. All else waits for the next round.
+    def wake_to_spill(self, session_id: str) -> None:
+        """Ask for a window to be brought back to its size now. All else waits for the next round.
 
         Where many sessions overflow, whole rounds would follow each other without a pause, each with a look
-        at every bucket and, on object storage, at every shard.
+        at every bucket and, on object storage, at every shard. And a look at every bucket waits for each node
+        that is away.
         """
+        self._overflowing.add(self.store.hot.keys.bucket(session_id))
         self._wake.set()
 
     def use(self, idle_seconds: float, *, flush_on_exit: bool = False) -> None:
@@ -208,12 +212,18 @@ class Evictor(DaemonThread):
             wake.clear()
             if stopping.is_set():
                 break
-            is_whole, self._is_asked = self._is_asked or time.monotonic() >= due, False
+            is_whole = time.monotonic() >= due
+            if self._is_asked:
+                # Asked once more from here on, it is this round that does it.
+                is_whole, self._is_asked = True, False
+            # Each step by itself: one that is noted in between is there the next time.
+            buckets = self._overflowing.copy()
+            self._overflowing -= buckets
             try:
                 if is_whole:
                     self.run_once()
-                else:
-                    self._driver()(rounds.spill_overflow(self.store)).raise_failure()
+                elif buckets:
+                    self._driver()(rounds.spill_overflow(self.store, buckets=buckets)).raise_failure()
             except Exception as error:  # noqa: BLE001 - a daemon that dies in silence loses messages later
                 self._note(error)
                 after = min(pause * 2, max(interval, _LONGEST_PAUSE))

@@ -164,7 +164,7 @@ class Hybrid:
         """Wake the daemon if it has work; return the messages now in the window."""
         self.evictor.added_to(self._session.id)
         if result.overflows:
-            self.evictor.wake_to_spill()
+            self.evictor.wake_to_spill(self._session.id)
         return result.in_window
 
     def _stats(self, hot: int | LixCacheError) -> dict[str, Any]:

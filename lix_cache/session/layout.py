@@ -136,10 +136,10 @@ def agree(store: SessionStore, *, notes: bool = True, again: bool = False) -> Fl
         if not in_redis and notes:
             _, found = yield RedisBatch(claim_buckets(keys))
             in_redis = _is_ours(store, found, "Redis")
-    except RedisUnavailable:
+    except RedisUnavailable as error:
         if store.endpoint.kind == "cluster":
             # What follows may be about another node: it would not find out, and each use would wait here.
-            breaker.trip()
+            breaker.met(error)
         return
     except RedisError:
         return

@@ -1,8 +1,12 @@
 """What Redis has lost of what it acknowledged: counted, as far as a process can know.
 
 A replica that takes over and a server that starts from a snapshot hold all there was up to a moment. So
-before a session is used over another connection, the newest message is looked for that this process added
-and that Redis alone has, as far as it knows. Where neither tier has that one, the others are looked for too.
+before a session is used over another connection, all that this process added and that Redis alone has, as far
+as it knows, is in doubt. The newest of it is looked for. Where neither tier has that one, the others are
+looked for too.
+
+That takes the session's lock, and counting is no reason to wait for it: where another holds it, the messages
+stay in doubt, and are looked for at the next use, or under the lock that a reconciliation takes anyway.
 
 A process cannot know what others had added that have ended, or that do not use the session any more. It does
 not ask for messages of more than a day ago: the archive may have forgotten by what it recognises them.
@@ -14,14 +18,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lix_cache._log import logger
-from lix_cache.effects import DiskCall, Flow
-from lix_cache.errors import LixCacheError, told
+from lix_cache.effects import DiskCall, Flow, LockCall
+from lix_cache.errors import LixCacheError, RedisUnavailable, told
 from lix_cache.messages.session_key import named
-from lix_cache.session.base import Session, find_hot, look, session_lock
+from lix_cache.session.base import Session, find_hot, look
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lix_cache.archive.lease import Lease
     from lix_cache.messages.turn import MessageId
 
 __all__ = ["count_lost"]
@@ -33,28 +38,36 @@ _CLOCKS_MS = 3_600_000
 _ASKED_MS = 86_400_000 - _CLOCKS_MS
 
 
-def count_lost(session: Session, *, locked: bool) -> Flow[None]:
-    """Count what this process added to a session and neither tier has: ``lost_messages`` in the counters.
+def count_lost(session: Session, *, locked: bool, anew: bool = False) -> Flow[None]:
+    """Count what is in doubt and neither tier has: ``lost_messages`` in the counters.
 
     Args:
         session: the session.
-        locked: whether the caller holds its lock.
+        locked: whether the caller holds its lock; if not, it is not waited for.
+        anew: over another connection, so that all that was added so far is in doubt.
     """
-    store, entrusted = session.store, session.seen.entrusted
-    if not entrusted:
+    store, seen = session.store, session.seen
+    is_first = seen.doubt() if anew else False
+    until, breaker = seen.doubted, store.breaker_of(session.id)
+    if until is None or breaker.is_open:
         return
-    added = entrusted.take()
+    added = seen.entrusted.take()
+    since = int(store.clock.time() * 1000) - _ASKED_MS
+    asked = {nonce: given for nonce, given in added.items() if since < given.ms and given <= until}
+    lost: set[bytes] | None = None
     try:
-        lost = yield from _lost(session, added, locked=locked)
+        lost = yield from _lost(session, asked, locked=locked, is_first=is_first)
     except LixCacheError as error:
-        # It is looked for again over the next connection, and keeps no message out.
+        # It is looked for again, and keeps no message out.
         store.last_error = told(error)
-        entrusted.put_back(added)
+        if isinstance(error, RedisUnavailable) and (error.timed_out or not error.maybe_done):
+            breaker.met(error)  # the use that comes next need not wait for it too
+    finally:
+        seen.entrusted.put_back({nonce: given for nonce, given in added.items() if nonce not in (lost or ())})
+    if lost is None:
         return
-    except BaseException:
-        entrusted.put_back(added)
-        raise
-    entrusted.put_back({nonce: given for nonce, given in added.items() if nonce not in lost})
+    if seen.doubted == until:
+        seen.doubted = None
     if lost:
         store.count("lost_messages", len(lost))
         logger.warning(
@@ -65,36 +78,50 @@ def count_lost(session: Session, *, locked: bool) -> Flow[None]:
         )
 
 
-def _lost(session: Session, added: Mapping[bytes, MessageId], *, locked: bool) -> Flow[set[bytes]]:
-    since = int(session.store.clock.time() * 1000) - _ASKED_MS
-    asked = {nonce: given for nonce, given in added.items() if given.ms > since}
+def _lost(
+    session: Session, asked: Mapping[bytes, MessageId], *, locked: bool, is_first: bool
+) -> Flow[set[bytes] | None]:
+    """Return the nonces of those messages that are lost; None where that cannot be told now.
+
+    Args:
+        session: the session.
+        asked: what is looked for.
+        locked: whether the caller holds the session's lock.
+        is_first: one server has gone back at most: where the newest message is left, so are all.
+    """
     if not asked:
         return set()
     newest = max(asked, key=asked.__getitem__)
-    missing = yield from _in_neither(session, {newest: asked[newest]}, locked=locked)
-    return (yield from _in_neither(session, asked, locked=locked)) if missing else set()
+    if is_first and (yield from find_hot(session, [newest], asked[newest]))[0]:
+        return set()
+    lock: Lease | None = None
+    if not locked:
+        lock = yield LockCall(partial(session.store.cold.try_lock, session.id))
+        if lock is None:
+            return None
+    try:
+        if is_first and not (yield from _in_neither_locked(session, {newest: asked[newest]})):
+            return set()
+        return (yield from _in_neither_locked(session, asked))
+    finally:
+        if lock is not None:
+            lock.release()
 
 
-def _in_neither(session: Session, asked: Mapping[bytes, MessageId], *, locked: bool) -> Flow[set[bytes]]:
+def _in_neither_locked(session: Session, asked: Mapping[bytes, MessageId]) -> Flow[set[bytes]]:
     """Return the nonces of those messages that neither tier has or had before they were taken out."""
-    # Redis first: what moves to disk meanwhile is found there.
     oldest = min(asked.values())
     hot, _ = yield from find_hot(session, asked, oldest)
     missing = {nonce: given for nonce, given in asked.items() if nonce not in hot}
     if not missing:
         return set()
-    lock = None if locked else (yield from session_lock(session))
-    try:
-        find = partial(
-            session.store.cold.find_nonces_locked,
-            session.id,
-            list(missing),
-            since_ms=max(0, oldest.ms - _CLOCKS_MS),
-        )
-        archived = yield DiskCall(find)
-        yield from look(session, locked=True)
-    finally:
-        if lock is not None:
-            lock.release()
+    find = partial(
+        session.store.cold.find_nonces_locked,
+        session.id,
+        list(missing),
+        since_ms=max(0, oldest.ms - _CLOCKS_MS),
+    )
+    archived = yield DiskCall(find)
+    yield from look(session, locked=True)
     deleted = session.seen.deleted
     return {nonce for nonce, given in missing.items() if nonce not in archived and given > deleted}

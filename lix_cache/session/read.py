@@ -14,7 +14,7 @@ from lix_cache.hot.replies import Cold
 from lix_cache.hot.window import BYTES_AT_ONCE, HotWindow
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once
 from lix_cache.session import late, old_sessions
-from lix_cache.session.base import SERVES_OTHERS, Session, ask, beside, look, merged, session_lock
+from lix_cache.session.base import Session, ask, beside, look, merged, session_lock
 from lix_cache.session.reconcile import ask_known, catch_up, reconcile_pending, without_redis
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
     Returns:
         The messages, and whether none was moved, cleared or deleted since it was found cold.
     """
-    store = session.store
+    store, breaker = session.store, session.store.breaker_of(session.id)
     lock = yield from session_lock(session)
     done = 0
     try:
@@ -180,8 +180,7 @@ def rehydrate(session: Session, cold: Cold) -> Flow[tuple[list[Turn], bool]]:
             except RedisUnavailable as error:
                 # The messages are in hand. Only the next read will be slower.
                 store.count("redis_errors")
-                if error.code not in SERVES_OTHERS:
-                    store.breaker_of(session.id).trip()
+                breaker.met(error)
     finally:
         lock.release()
     store.count("rehydrations", max(0, done))

@@ -52,7 +52,8 @@ def catch_up(session: Session, *, locked: bool, went_back: bool = True) -> Flow[
         # If another process wrote to the archive while Redis was away, Redis did not go back.
         if went_back and not (yield DiskCall(partial(store.cold.is_pending, session.id))):
             store.note_rollback()
-            yield from count_lost(session, locked=locked)
+            # Counted under the lock that is about to be taken.
+            session.seen.doubt()
         yield from _reconcile_locked(session) if locked else reconcile(session)
     except (ArchiveError, InvalidMessage) as error:
         note_failure(store, error)
@@ -76,7 +77,7 @@ def ask_known(session: Session, command: Command, *, locked: bool = False) -> Fl
         try:
             reply = yield from ask(session.store, command, opened=opened)
         except NewConnection as new:
-            yield from count_lost(session, locked=locked)
+            yield from count_lost(session, locked=locked, anew=True)
             looked = yield from look(session, new.number, locked=locked)
             # What Redis says is better than nothing, where the archive cannot be looked at.
             opened = None if looked is None else session.seen.opened
@@ -87,8 +88,10 @@ def ask_known(session: Session, command: Command, *, locked: bool = False) -> Fl
 
 
 def known_length(session: Session) -> Flow[int]:
-    """Return how many messages Redis holds. What it has lost is counted first."""
-    return int((yield from ask_known(session, session.store.hot.length(session.id))))
+    """Return how many messages Redis holds. What it has lost is counted."""
+    length = int((yield from ask_known(session, session.store.hot.length(session.id))))
+    yield from count_lost(session, locked=False)
+    return length
 
 
 def take_over(session: Session) -> Flow[int]:
@@ -148,11 +151,14 @@ def without_redis(
 def reconcile_pending(session: Session) -> Flow[None]:
     """After an outage: put what Redis kept beside what went to the archive, by id.
 
-    The window is moved to disk whole; the next read brings back the newest of both.
+    The window is moved to disk whole; the next read brings back the newest of both. And what Redis may have
+    lost is counted, where the lock could not be had before.
     """
     store = session.store
     if session.id in store.outage_sessions and not store.breaker_of(session.id).is_open:
         yield from reconcile(session)
+    elif session.seen.doubted is not None:
+        yield from count_lost(session, locked=False)
 
 
 def reconcile(session: Session) -> Flow[None]:
@@ -165,8 +171,10 @@ def reconcile(session: Session) -> Flow[None]:
 
 
 def _reconcile_locked(session: Session) -> Flow[None]:
-    store = session.store
+    store, breaker = session.store, session.store.breaker_of(session.id)
     try:
+        # Before what the window lacks can be told no more.
+        yield from count_lost(session, locked=True)
         moved = yield from move_locked(store, {session.id: 0})
         moved.raise_failure()
         # What went to the archive may still arrive: from here on it is refused.
@@ -174,8 +182,8 @@ def _reconcile_locked(session: Session) -> Flow[None]:
         yield RedisCall(store.hot.doubt_keys(session.id))
         # The mark goes last: until here a crash leaves it for the next daemon.
         yield DiskCall(partial(store.cold.unmark_pending_locked, session.id))
-    except RedisUnavailable:
-        store.breaker_of(session.id).trip()
+    except RedisUnavailable as error:
+        breaker.met(error)
         raise
     # Under the lock: once it is free another thread may meet the next outage.
     store.outage_sessions.discard(session.id)

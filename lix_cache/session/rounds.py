@@ -18,7 +18,7 @@ from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.reconcile import reconcile, take_over
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from lix_cache.hot.breaker import Breaker
     from lix_cache.hot.scripts import Command
@@ -40,11 +40,20 @@ LEASE_MS = 30_000
 CLEAN_UP_LEASE_MS = 3_300_000
 
 
-def spill_overflow(store: SessionStore, limit: int = 256) -> Flow[Moved]:
-    """Bring windows that have grown by a batch back to their size."""
+def spill_overflow(
+    store: SessionStore, limit: int = 256, *, buckets: Collection[int] | None = None
+) -> Flow[Moved]:
+    """Bring windows that have grown by a batch back to their size.
+
+    Args:
+        store: the tiers.
+        limit: windows of one bucket.
+        buckets: those to look at; None for all.
+    """
     total, hot = Moved(), store.hot
     silent: dict[int, LixCacheError] = {}
-    buckets = range(hot.keys.buckets)
+    if buckets is None:
+        buckets = range(hot.keys.buckets)
     replies = yield from ask_each({bucket: hot.overflowing(bucket, limit) for bucket in buckets}, silent)
     windows = {sid: size for reply in replies.values() for sid, size in _pairs(reply).items()}
     for group in _groups(windows, SESSIONS_AT_ONCE):

@@ -66,7 +66,13 @@ class Entrusted:
     def keep(self, most: int) -> None:
         """Forget all but the newest so many."""
         if len(self) > most:
-            del self._records[: -most * self._RECORD.size]
+            del self._records[: len(self._records) - most * self._RECORD.size]
+
+    @property
+    def newest(self) -> MessageId | None:
+        """The id of the last message; None where there is none."""
+        last = bytes(self._records[-self._RECORD.size :])
+        return MessageId(*self._RECORD.unpack(last)[:2]) if last else None
 
     def take(self) -> dict[bytes, MessageId]:
         """Return what there is, and forget it: each message is looked for by one thread."""
@@ -93,6 +99,8 @@ class Seen:
         forgotten, contested, repeats: see Extent.
         unsettled: nonces of adds that were not answered: they may be carried out at any time.
         entrusted: what it added and Redis may lose.
+        doubted: Redis may have lost of that what has an id up to here; None where it has not, as far as is
+            known.
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
         taken_over: messages of the old package were moved.
@@ -108,6 +116,7 @@ class Seen:
     repeats: frozenset[bytes] = frozenset()
     unsettled: set[bytes] = field(default_factory=set)
     entrusted: Entrusted = field(default_factory=Entrusted)
+    doubted: MessageId | None = None
     opened: int = 0
     compared: int = 0
     taken_over: bool = False
@@ -119,6 +128,13 @@ class Seen:
             self.newest = message_id
         if message_id > self.expected:
             self.expected = message_id
+
+    def doubt(self) -> bool:
+        """Note that Redis may have lost what was entrusted to it; whether that was not in doubt before."""
+        before, newest = self.doubted, self.entrusted.newest
+        if newest is not None:
+            self.doubted = newest if before is None else max(before, newest)
+        return before is None
 
     def leave_unsettled(self, nonce: bytes) -> None:
         """Note that an add was not answered. Of thousands that were not, some are forgotten."""
@@ -182,7 +198,6 @@ class SessionStore:
         cold: the archive, as flows see it.
         archive: the same archive, as applications see it.
         breaker: whether Redis was gone a moment ago; see :meth:`breaker_of`.
-        replicas: whether no replica had a message a moment ago; of each server by itself, too.
         archive_state: whether the archive takes what is written.
         counters: what happened, for ``get_stats``.
         outage_sessions: sessions this process wrote to while Redis was away.
@@ -200,7 +215,6 @@ class SessionStore:
     cold: ColdTier
     archive: ConversationArchive
     breaker: Breaker
-    replicas: Breaker = field(default_factory=lambda: Breaker(1.0, SYSTEM_CLOCK))
     clock: Clock = SYSTEM_CLOCK
     counters: Counter[str] = field(default_factory=Counter)
     outage_sessions: set[str] = field(default_factory=set)
@@ -215,15 +229,11 @@ class SessionStore:
         """Return the breaker of the server that a session is on: of several each has its own."""
         return self.breaker.of(self.hot.keys.window(session_id))
 
-    def replicas_of(self, session_id: str) -> Breaker:
-        """Return whether no replica of a session's server had a message a moment ago."""
-        return self.replicas.of(self.hot.keys.window(session_id))
-
     def replica_ms(self, session_id: str) -> int | None:
         """Return how long an add waits for a replica; None for not at all."""
         if self.settings.durability != "replica":
             return None
-        is_late = self.replicas_of(session_id).is_open
+        is_late = self.breaker_of(session_id).replicas.is_open
         return 1 if is_late else int(self.endpoint.timeout * 1000 * _SHARE_OF_REPLICAS)
 
     @property
@@ -234,7 +244,6 @@ class SessionStore:
     def share(self, other: SessionStore) -> None:
         """Know what another description of the same store in this process knows."""
         self.breaker = other.breaker
-        self.replicas = other.replicas
         self.outage_sessions = other.outage_sessions
         self.seen = other.seen
         self.archive_state = other.archive_state
@@ -304,7 +313,6 @@ def open_store(
         cold=archive.store,
         archive=archive,
         breaker=new_breaker(endpoint, redis.retry_seconds, clock),
-        replicas=new_breaker(endpoint, redis.retry_seconds, clock),
         clock=clock,
         # The old package knew no clusters.
         layout=Layout(meets_old=endpoint.kind != "cluster"),

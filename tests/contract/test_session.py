@@ -20,6 +20,7 @@ from lix_cache.errors import (
     InvalidSessionId,
     InvalidVector,
     RedisCommandError,
+    RedisUnavailable,
 )
 from lix_cache.hot.keys import Keys
 from lix_cache.messages.packing import pack_hot
@@ -411,7 +412,7 @@ def test_smart_context_finds_a_message_wherever_it_is(
         cache.clear()
         say(cache, "after")
     elif first:
-        cache.evictor.store.breaker_of(cache.session_id).trip()
+        cache.evictor.store.breaker_of(cache.session_id).met(RedisUnavailable("away"))
         cache.add_message("user", "My order number is 4711.", embedding=embedding)
         cache.evictor.store.breaker_of(cache.session_id).reset()
         say(cache, *numbered(5))

@@ -271,6 +271,6 @@ def test_a_message_that_was_found_again_says_nothing_of_replicas(config: CacheCo
     session = Session(store, "s", 4)
     found = Added((MessageId(1, 0),), 1)
     assert not _has_replica(session, found)
-    assert not store.replicas_of("s").is_open, "no replica was waited for"
+    assert not store.breaker_of("s").replicas.is_open, "no replica was waited for"
     assert not _has_replica(session, found._replace(replicas=0))
-    assert store.replicas_of("s").is_open
+    assert store.breaker_of("s").replicas.is_open

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from lix_cache.archive.store import ArchiveStore
 from lix_cache.config import CacheConfig
+from lix_cache.errors import ArchiveBusy
 from lix_cache.messages.turn import Turn
 from lix_cache.session import changes, rounds, whole
 from lix_cache.session.reconcile import known_length
@@ -154,8 +156,97 @@ def test_a_connection_that_is_new_loses_nothing(config: CacheConfig, server: Red
     assert len(process.session.seen.entrusted) == 6
 
 
-def test_as_much_is_remembered_as_a_window_may_hold(config: CacheConfig) -> None:
+def test_as_much_is_remembered_as_the_window_holds(config: CacheConfig, server: RedisServer) -> None:
     process = Process(config)
-    add(process, *(f"m{n}" for n in range(60)))
-    # The window, and batches that a daemon may be late with.
-    assert len(process.session.seen.entrusted) == 6 + 5 * 3
+    for n in range(60):
+        add(process, f"m{n}")
+        # An add that finds the window much too long spills it after that, and is told of the length before.
+        assert len(process.session.seen.entrusted) <= 6 + 5 * 3
+    process.drive(rounds.spill_overflow(process.store))
+    add(process, "last")
+    assert len(process.session.seen.entrusted) == process.drive(known_length(process.session))
+
+
+def test_all_that_is_lost_is_counted_however_late_the_daemon_is(
+    config: CacheConfig, server: RedisServer
+) -> None:
+    """As on the side of a partition that loses: what overflows cannot move, and Redis alone has it all."""
+    process, other = Process(config), Process(config)
+    add(process, "kept")
+    server.save()
+    lock = other.archive.try_lock("s")
+    assert lock is not None
+    gone = add(process, *(f"m{n}" for n in range(60)))
+    lock.release()
+    server.go_back()
+    add(process, "after")
+    assert lost(process) == len(gone)
+    assert Process(config).full() == ["kept", "after"]
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note who waits for a session's lock in vain; a wait is over after one try."""
+    waited: list[str] = []
+
+    def busy(self: ArchiveStore, session_id: str) -> ArchiveBusy:
+        waited.append(session_id)
+        return ArchiveBusy(f"the lock of {session_id} is held")
+
+    monkeypatch.setattr(ArchiveStore, "lock_pauses", lambda _: iter((0.0,)))
+    monkeypatch.setattr(ArchiveStore, "busy_error", busy)
+    return waited
+
+
+@pytest.mark.parametrize("first_use", ["add", "context", "full", "stats"])
+@pytest.mark.parametrize("next_use", ["add", "context", "full", "stats"])
+def test_no_lock_is_waited_for_to_count_and_what_was_not_counted_is_at_the_next_use(
+    config: CacheConfig, server: RedisServer, waits: list[str], first_use: str, next_use: str
+) -> None:
+    process, other = Process(config), Process(config)
+
+    def use(how: str) -> None:
+        if how == "add":
+            add(process, "one more")
+        elif how == "stats":
+            process.drive(known_length(process.session))
+        else:
+            process.context() if how == "context" else process.full()
+
+    add(process, "kept")
+    server.save()
+    gone = add(process, "a", "b", "c")
+    server.go_back()
+    lock = other.archive.try_lock("s")
+    assert lock is not None
+    use(first_use)
+    # An add and a context find that the window ends too early, and would bring both tiers together.
+    assert len(waits) == (1 if first_use in ("add", "context") else 0)
+    assert lost(process) == 0
+    lock.release()
+    use(next_use)
+    assert lost(process) == len(gone)
+    use(next_use)
+    assert lost(process) == len(gone)
+
+
+def test_what_was_in_doubt_when_another_server_took_over_is_counted_too(
+    config: CacheConfig, server: RedisServer, waits: list[str]
+) -> None:
+    process, other = Process(config), Process(config)
+    add(process, "kept")
+    server.save()
+    gone = add(process, "a", "b", "c")
+    server.go_back()
+    lock = other.archive.try_lock("s")
+    assert lock is not None
+    # More than a window holds, and none of it lost: the newest says nothing of those before.
+    add(process, *(f"m{n}" for n in range(5)))
+    with server.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    add(process, "after")
+    assert lost(process) == 0
+    lock.release()
+    add(process, "last")
+    assert lost(process) == len(gone)
+    assert process.session.seen.doubted is None

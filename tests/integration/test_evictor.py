@@ -162,6 +162,43 @@ def test_a_window_that_overflows_wakes_it(config: CacheConfig) -> None:
     assert said(cache.get_full()) == [f"message {i}" for i in range(6)]
 
 
+def test_a_window_that_overflows_has_its_own_bucket_looked_at_alone(
+    redis_server: RedisServer, config: CacheConfig
+) -> None:
+    cache = HybridConversationCache("s", config.replace(redis_buckets=64, evictor_enabled=True))
+    say(cache, "the store is compared with its notes")
+    redis_server.reset_stats()
+    say(cache, *(f"m{n}" for n in range(8)))
+    wait_until(lambda: hot(config.replace(redis_buckets=64)) < 9)
+    assert redis_server.command_stats()["hrandfield"] <= 8
+    # A round looks at all.
+    redis_server.reset_stats()
+    cache.evictor.run_once()
+    assert redis_server.command_stats()["hrandfield"] >= 64
+
+
+def test_a_wish_for_a_round_that_comes_while_one_is_begun_is_not_lost(idle: CacheConfig) -> None:
+    cache = HybridConversationCache("s", idle)
+    evictor = cache.evictor
+    asked_for = iter([False, True])
+
+    class Asked:
+        """Says no, and is asked for at that very moment."""
+
+        def __bool__(self) -> bool:
+            if next(asked_for, True):
+                return True
+            evictor.wake()
+            return False
+
+    evictor._is_asked = Asked()  # type: ignore[assignment]
+    rounds_done: list[int] = []
+    evictor.run_once = lambda: rounds_done.append(1) or offload.Moved()  # type: ignore[method-assign, func-returns-value]
+    evictor.start()
+    evictor.wake_to_spill("s")
+    wait_until(lambda: bool(rounds_done))
+
+
 def test_stopping_with_a_flush_moves_what_this_process_used(config: CacheConfig) -> None:
     for session in ("a", "b"):
         say(HybridConversationCache(session, config.replace(evictor_enabled=True)), "x")

@@ -27,13 +27,17 @@ def test_a_short_drill_keeps_every_promise(tmp_path: Path) -> None:
     )
     assert figures.exists(), done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(figures.read_text())
-    # What the default has lost is told as far as the processes know it; `make failover` compares.
-    assert [one for one in found["broken"] if not one.startswith("default: ")] == [], done.stdout[-3000:]
+    # Also that of what the default has lost each message is told of: every writer goes on to the end.
+    assert found["broken"] == [], done.stdout[-3000:]
+    assert done.returncode == 0
     for name in ("replica", "default"):
         assert found[name]["faults"] == {"kill": 1, "partition": 1}
         assert found[name]["acknowledged"] > 0
     assert found["replica"]["lost"] == 0
     assert found["default"]["doubled"] == 0
-    assert 0 <= found["default"]["lost_as_get_stats_says"] <= found["default"]["lost"]
+    assert found["default"]["lost_as_get_stats_says"] == found["default"]["lost"]
+    if found["partition"].startswith("two network namespaces"):
+        # Seconds of adds on the side that loses: where nothing is lost, nothing was tried.
+        assert found["default"]["lost"] > 50
     assert found["resharding"]["faults"] == {"slots moved": 60}
     assert found["resharding"]["calls_that_failed"] == {}

@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lix_cache import ConversationArchive, HybridConversationCache, RedisUnavailable
+from lix_cache import (
+    ConversationArchive,
+    HashingEmbedder,
+    HybridConversationCache,
+    RedisUnavailable,
+    SemanticCache,
+    URLEmbeddingCache,
+)
 from lix_cache.config import CacheConfig
 from lix_cache.gateway.limits import Limits
 from lix_cache.gateway.tenants import Tenant
 from lix_cache.gateway.tiers import RedisTier
 from lix_cache.hot.clients import close_async_redis_clients
+from lix_cache.hot.keys import Keys
 from lix_cache.hot.slots import slot_of
 from lix_cache.session import rounds
 from lix_cache.session.evictor import Evictor
@@ -87,6 +95,11 @@ def on(nodes: RedisCluster, config: CacheConfig, dead: ServerProcess) -> set[str
 def degraded(cache: Any) -> dict[str, int]:
     counters = cache._store.counters
     return {name: counters[name] for name in DEGRADED if counters[name]}
+
+
+def _scope(cache: Any) -> str:
+    own: str = cache._core.scopes._own.id
+    return own
 
 
 def contents(messages: Any) -> list[Any]:
@@ -223,6 +236,31 @@ def test_the_caches_lose_what_the_dead_node_has_alone(
             answers = {name: cache.get("u", [1.0, 0.0]) for name, cache in caches.items()}
             assert answers == {name: None if name in cut_off else name for name in NAMES}
         twins.close()
+
+
+@pytest.mark.promise("right-answer")
+def test_answers_by_meaning_are_misses_on_the_dead_node_alone_and_no_urls_with_them(
+    nodes: RedisCluster, config: CacheConfig, kill: Callable[[], ServerProcess]
+) -> None:
+    config = config.replace(on_cache_error="miss")
+    caches = {name: SemanticCache(HashingEmbedder(), config=config, context={"name": name}) for name in NAMES}
+    for name, cache in caches.items():
+        assert cache.store("a question", name)
+    vectors = {f"u{i}": np.array([i, 1.0], dtype=np.float32) for i in range(12)}
+    urls = URLEmbeddingCache("s", config)
+    assert all(urls.batch_set(vectors).values())
+    dead = nodes.owner(slot_of("{0}"))
+    keys = Keys(config.redis_key_prefix, config.redis.buckets)
+    lost = {url for url in vectors if nodes.owner(slot_of(urls._cache._key(url))) is dead}
+    kill()
+    for _ in range(2):
+        found = {name: cache.lookup("a question") for name, cache in caches.items()}
+        cut_off = {name for name, one in found.items() if not one.is_hit}
+        assert {found[name].reason for name in cut_off} == {"redis"}
+        assert 0 < len(cut_off) < len(NAMES)
+        assert {url for url, vector in urls.batch_get(list(vectors)).items() if vector is None} == lost
+        places = {nodes.owner(slot_of(f"{{{keys.bucket(_scope(caches[name]))}}}")) for name in cut_off}
+        assert places == {dead}
 
 
 @pytest.mark.promise("right-answer")

@@ -20,7 +20,6 @@ from lix_cache.hot.endpoint import Endpoint, endpoint_for
 from lix_cache.hot.slots import slot_of
 from lix_cache.hot.spread import SCAN_AGAIN
 from lix_cache.session import old_sessions
-from lix_cache.session.base import SERVES_OTHERS
 from lix_cache.session.store import open_store
 from tests.support.twins import ManualClock
 
@@ -177,7 +176,7 @@ def test_nodes_that_send_in_a_circle_end_too() -> None:
     assert 0.5 <= play.slept < 0.6
 
 
-def test_a_node_that_a_slot_is_moving_to_says_nothing_of_the_slots_owner() -> None:
+def test_an_error_names_the_node_that_a_slot_is_moving_to_and_not_the_slots_owner() -> None:
     def answer(port: int, words: list[bytes]) -> Any:
         if port == B:
             return rx.TimeoutError("Timeout reading from socket")
@@ -186,8 +185,23 @@ def test_a_node_that_a_slot_is_moving_to_says_nothing_of_the_slots_owner() -> No
     play = Play(answer)
     moving, other = play(GET, ("GET", "{2}k"))
     assert isinstance(moving, RedisUnavailable)
-    assert (moving.code, moving.timed_out, other) == ("ASK", True, A)
-    assert moving.code in SERVES_OTHERS
+    assert (moving.server, moving.timed_out, other) == (f"redis://127.0.0.1:{B} db 0", True, A)
+
+
+def test_an_error_names_the_node_that_a_command_was_sent_on_to() -> None:
+    refusal = rx.ResponseError("LOADING Redis is loading the dataset in memory")
+    play = Play(lambda port, _: moved(B) if port == A else refusal)
+    (answer,) = play(GET)
+    assert isinstance(answer, RedisUnavailable)
+    assert (answer.code, answer.server) == ("LOADING", f"redis://127.0.0.1:{B} db 0")
+
+
+def test_an_error_names_no_node_where_none_can_be_asked_who_serves_what() -> None:
+    play = Play(lambda port, _: port)
+    play._node = lambda _: rx.ConnectionError("Error 111 connecting to 127.0.0.1:7001. Refused.")  # type: ignore[method-assign]
+    with pytest.raises(RedisUnavailable) as caught:
+        play(GET)
+    assert caught.value.server == ""
 
 
 @pytest.mark.promise("no-loss")
