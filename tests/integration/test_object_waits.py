@@ -84,6 +84,22 @@ def test_a_batch_over_two_shards_is_put_at_once() -> None:
     assert [len(ObjectTier(bucket).turns(name)) for name in names] == [2, 1]
 
 
+def test_what_is_archived_already_is_compared_once() -> None:
+    bucket = Memory()
+    tier = ObjectTier(bucket)
+    window = [turn(n) for n in range(4)]
+    append(tier, *window[:2])
+    append(tier, *window[2:])
+    before = Counter(bucket.requests)
+    assert tier.append_many_locked({"s": window}) == {"s": 0}
+    # Its two frames, and that nothing was committed since.
+    assert Counter(bucket.requests) - before == Counter(get=3)
+    append(ObjectTier(bucket), turn(4))
+    before = Counter(bucket.requests)
+    assert tier.append_many_locked({"s": [*window, turn(4)]}) == {"s": 0}
+    assert said(tier.turns("s")) == [f"message {n}" for n in range(5)]
+
+
 # -- shards -----------------------------------------------------------------------------------------
 
 #: What a daemon or a page asks of all shards.

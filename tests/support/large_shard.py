@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import gcd
+
 from lix_cache.archive.objects import layout, snapshot
 from lix_cache.archive.objects.records import Part, State
 from lix_cache.archive.objects.tier import ObjectTier
@@ -29,7 +31,11 @@ def put_large_shard(bucket: Bucket, sessions: int, frames: int, shards: int = 1)
         name = f"user-{next(numbers):08d}"
         if layout.shard_of(name, shards) == 0:
             names.append(name)
-    states = {name: _state(number, frames) for number, name in enumerate(names)}
+    # Those that were used one after the other lie far from each other by name, as in life.
+    step = round(sessions * 0.618)
+    while gcd(step, sessions) > 1:
+        step += 1
+    states = {names[number * step % sessions]: _state(number, frames) for number in range(sessions)}
     bucket.create(layout.snap_name(0, _START), snapshot.encoded(_START, states))
     return names
 

@@ -82,7 +82,10 @@ class Shard(ShardLog):
                     if is_known:
                         return False
                     # Nothing to do, by what may be outdated.
+                    known = self._next
                     self._sync()
+                    if self._next == known:
+                        return False
                     is_known = True
                     continue
                 if self._put(made):
