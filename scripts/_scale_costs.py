@@ -17,6 +17,7 @@ from obstore.store import MemoryStore
 from lix_cache import CacheConfig, HybridConversationCache
 from lix_cache.archive.expiry import DAY, Now
 from lix_cache.archive.objects import snapshot
+from lix_cache.archive.objects.leases import ObjectLease
 from lix_cache.archive.objects.shard import SNAPSHOT_EVERY
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.messages.turn import MessageId, Turn, new_turn, with_id
@@ -182,7 +183,7 @@ def _memory(sessions: int) -> dict[str, float]:
     finally:
         tracemalloc.stop()
     for name in names[: puts // 2]:
-        _lease(writer, name)
+        _lease(writer, name).release()
     tracemalloc.start()
     try:
         used.append(tracemalloc.get_traced_memory()[0])
@@ -196,12 +197,10 @@ def _memory(sessions: int) -> dict[str, float]:
     }
 
 
-def _lease(tier: ObjectTier, name: str, work: Callable[[], Any] = lambda: None) -> None:
+def _lease(tier: ObjectTier, name: str) -> ObjectLease:
     lease = tier.try_lock(name)
-    if lease is None:
-        raise AssertionError(f"the lease of {name} is held")
-    work()
-    lease.release()
+    assert lease is not None, name
+    return lease
 
 
 def _archive(texts: Texts, sessions: int) -> tuple[ObjectBucket, list[str]]:
@@ -233,11 +232,14 @@ def _back(bucket: ObjectBucket, names: Sequence[str]) -> dict[str, float]:
     """Count what bringing sessions back sends, by a process that follows the log."""
     tier = _begun(bucket)
 
-    def bring(name: str) -> None:
-        tier.recent(name, 20, in_context=True, locked=True)
-        tier.summary(name, locked=True)
+    def bring() -> None:
+        for name in names:
+            lease = _lease(tier, name)
+            tier.recent(name, 20, in_context=True, locked=True)
+            tier.summary(name, locked=True)
+            lease.release()
 
-    sent = _spent(bucket, lambda: [_lease(tier, name, partial(bring, name)) for name in names])
+    sent = _spent(bucket, bring)
     return {f"return_{kind}s": round(sent[kind] / len(names), 2) for kind in ("put", "get")}
 
 
@@ -269,7 +271,7 @@ def _follow(bucket: ObjectBucket, names: Sequence[str]) -> dict[str, float]:
     looks, puts = 64, 4 * SNAPSHOT_EVERY
     for look in range(looks):
         for number in range(puts // looks // 2):
-            _lease(writer, names[(look + number) % len(names)])
+            _lease(writer, names[(look + number) % len(names)]).release()
         sent += _spent(bucket, other.pending_sessions)
     # Each look finds at its end that there is no more.
     return {
@@ -287,8 +289,14 @@ def _expiry(bucket: ObjectBucket, count: int = 20) -> dict[str, float]:
     now = Now(then, then)
     found: list[str] = []
     sent = _spent(bucket, lambda: found.extend(tier.expired_sessions(14 * DAY, now)))
-    expire = partial(tier.expire_locked, ttl_seconds=14 * DAY, now=now, to_trash=True)
-    done = _spent(bucket, lambda: [_lease(tier, name, partial(expire, name)) for name in found])
+
+    def expire() -> None:
+        for name in found:
+            lease = _lease(tier, name)
+            assert tier.expire_locked(name, 14 * DAY, now, to_trash=True), name
+            lease.release()
+
+    done = _spent(bucket, expire)
     # The store is asked when the segment was put that changed a session last: here each has its own.
     heads = len(found)
     return {
