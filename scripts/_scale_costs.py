@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
+import tracemalloc
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from _bench_support import Texts, load_texts
 from obstore.store import MemoryStore
 
 from lix_cache import CacheConfig, HybridConversationCache
+from lix_cache.archive.expiry import DAY, Now
+from lix_cache.archive.objects import snapshot
+from lix_cache.archive.objects.leases import ObjectLease
+from lix_cache.archive.objects.shard import SNAPSHOT_EVERY
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.messages.turn import MessageId, Turn, new_turn, with_id
 from lix_cache.storage.objects import ObjectBucket
 from tests.support import RedisServer
+from tests.support.large_shard import FIRST_MS, put_large_shard
 
-__all__ = ["measured", "measured_objects", "measured_redis"]
+__all__ = ["DEMO", "SIZES", "measured", "measured_objects", "measured_redis", "message_bytes"]
 
-#: As many as come together in the simulation's commits; a snapshot is made every 256 of them.
-_SESSIONS, _TURNS, _COMMITS = 8, 10, 512
+#: The conversations that are measured by default: part of the repository, so that all find the same bytes.
+DEMO = str(Path(__file__).resolve().parents[1] / "lix_cache" / "cli" / "data")
+#: Sessions of a log. What is measured is the same for each of them.
+SIZES = (2_500, 10_000)
+#: As many as come together in the simulation's commits.
+_SESSIONS, _TURNS = 8, 10
 _WINDOWS = (10, 30)
+#: Frames of a session; sessions that are brought back.
+_FRAMES, _CHOSEN = (2, 18), 32
+_DAY_MS = int(DAY * 1000)
 
 
-def measured(data: str | None, *, hot_sessions: int = 500, commits: int = _COMMITS) -> dict[str, float]:
+def measured(data: str | None, *, hot_sessions: int = 500) -> dict[str, float]:
     """Return the unit costs by the names of ``UnitCosts``."""
-    texts = load_texts(data)
-    sizes = [len(content.encode()) for _, content in texts.messages]
+    texts = load_texts(data or DEMO)
     return {
-        "message_bytes": round(sum(sizes) / len(sizes)),
+        "message_bytes": message_bytes(texts),
         **measured_redis(texts, hot_sessions),
-        **measured_objects(texts, commits),
+        **measured_objects(texts),
     }
+
+
+def message_bytes(texts: Texts) -> float:
+    """Return the mean bytes of text in a message."""
+    sizes = [len(content.encode()) for _, content in texts.messages]
+    return round(sum(sizes) / len(sizes))
 
 
 def measured_redis(texts: Texts, sessions: int) -> dict[str, float]:
@@ -80,107 +98,209 @@ def _server_us(client: Any, work: Any) -> float:
     return float(found["usec"]) / float(found["calls"])
 
 
-def measured_objects(texts: Texts, commits: int) -> dict[str, float]:
-    """Return bytes and requests of commits, of sessions that come back, and of looks for marks."""
-    bucket = ObjectBucket(MemoryStore(), "scale", f"scale-{uuid.uuid4().hex}")
-    tier = ObjectTier(bucket)
-    written = [0]
-    create = bucket.create
+def measured_objects(texts: Texts, sessions: int = SIZES[-1]) -> dict[str, float]:
+    """Return bytes and requests of an archive on object storage with so many sessions in a log.
 
-    def counted(name: str, data: bytes) -> bool:
-        written[0] += len(data)
-        return create(name, data)
-
-    bucket.create = counted  # type: ignore[method-assign]
-    # What an archive has once is no part of a commit.
-    tier.identity(make=True)
-    names = [f"session {n}" for n in range(_SESSIONS * 4)]
-    before, bytes_before = Counter(bucket.requests), written[0]
-    for number in range(commits):
-        group = names[number * _SESSIONS % len(names) :][:_SESSIONS]
-        leases = [tier.try_lock(name, to_append=True) for name in group]
-        tier.append_many_locked({name: _turns(texts, number, k) for k, name in enumerate(group)})
-        for lease in leases:
-            if lease is not None:
-                lease.release()
-    sent = Counter(bucket.requests) - before
-    back = _back(bucket, names)
-    away = _away(bucket, texts)
-    follow = _follow(bucket, texts)
-    looks = _looks(bucket)
+    None of these grows with that number. What does is worked out from them (``simulate_scale.py``).
+    """
+    session, frame, place = _index_bytes(sessions)
+    bucket, names = _archive(texts, sessions)
     return {
-        "archived_message_bytes": round((written[0] - bytes_before) / (commits * _SESSIONS * _TURNS)),
-        **{f"commit_{kind}s": round(sent[kind] / commits, 3) for kind in ("put", "get", "list")},
-        **{f"return_{kind}s": round(back[kind] / len(names), 2) for kind in ("put", "get")},
-        "away_gets": away,
-        "follow_gets": follow,
-        "look_gets": looks,
+        "archived_message_bytes": _message_bytes(texts),
+        "index_session_bytes": session,
+        "index_frame_bytes": frame,
+        "place_bytes": place,
+        **_memory(sessions),
+        **_back(bucket, names),
+        "away_gets": _away(bucket, texts, names),
+        "look_gets": _looks(bucket),
+        **_follow(bucket, names),
+        **_expiry(bucket),
     }
+
+
+def _bucket() -> ObjectBucket:
+    return ObjectBucket(MemoryStore(), "scale", f"scale-{uuid.uuid4().hex}")
+
+
+def _spent(bucket: ObjectBucket, work: Callable[[], Any]) -> Counter[str]:
+    before = Counter(bucket.requests)
+    work()
+    return Counter(bucket.requests) - before
+
+
+def _begun(bucket: ObjectBucket) -> ObjectTier:
+    """Return the archive as a process has it that follows it, and has read no session."""
+    tier = ObjectTier(bucket)
+    tier.pending_sessions()
+    return tier
+
+
+def _message_bytes(texts: Texts, commits: int = 64) -> float:
+    """Return the bytes of the commits that move messages, for each of them."""
+    bucket = _bucket()
+    tier = ObjectTier(bucket)
+    for number in range(commits):
+        group = [f"session {number} {k}" for k in range(_SESSIONS)]
+        tier.append_many_locked({name: _turns(texts, number, k) for k, name in enumerate(group)})
+    written = sum(one.size for one in bucket.names("0000/log/"))
+    return round(written / (commits * _SESSIONS * _TURNS), 1)
+
+
+def _index_bytes(sessions: int) -> tuple[float, float, float]:
+    """Return what a snapshot has for a session, for each frame of it, and for its place by last use."""
+    states: list[float] = []
+    for frames in _FRAMES:
+        bucket = _bucket()
+        put_large_shard(bucket, sessions, frames)
+        header = _header(bucket)
+        states.append(sum(block.length for block in header.blocks) / sessions)
+    frame = (states[1] - states[0]) / (_FRAMES[1] - _FRAMES[0])
+    places = sum(run.length for run in header.runs) / sessions
+    return round(states[0] - _FRAMES[0] * frame, 1), round(frame, 1), round(places, 1)
+
+
+def _header(bucket: ObjectBucket) -> snapshot.Header:
+    newest = max(one.name for one in bucket.names("0000/snap/"))
+    return snapshot.parsed(bucket.get(newest) or b"", newest)
+
+
+def _memory(sessions: int) -> dict[str, float]:
+    """Return the memory of a process for a block or run that it knows of, and for a put that it follows."""
+    bucket = _bucket()
+    names = put_large_shard(bucket, sessions, _FRAMES[1])
+    header = _header(bucket)
+    pieces = len(header.blocks) + len(header.runs)
+    del header
+    follower, writer = ObjectTier(bucket), _begun(bucket)
+    follower.identity()
+    puts = SNAPSHOT_EVERY - 2
+    tracemalloc.start()
+    try:
+        used = [tracemalloc.get_traced_memory()[0]]
+        follower.pending_sessions()
+        used.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    for name in names[: puts // 2]:
+        _lease(writer, name).release()
+    tracemalloc.start()
+    try:
+        used.append(tracemalloc.get_traced_memory()[0])
+        follower.pending_sessions()
+        used.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    return {
+        "piece_memory": round((used[1] - used[0]) / pieces),
+        "put_memory": round((used[3] - used[2]) / puts),
+    }
+
+
+def _lease(tier: ObjectTier, name: str) -> ObjectLease:
+    lease = tier.try_lock(name)
+    assert lease is not None, name
+    return lease
+
+
+def _archive(texts: Texts, sessions: int) -> tuple[ObjectBucket, list[str]]:
+    """Make a log with many sessions; return some of them, whose last two frames are there."""
+    bucket = _bucket()
+    names = put_large_shard(bucket, sessions, _FRAMES[1])
+    # Far from each other: each in a block of its own.
+    chosen = names[:: sessions // _CHOSEN][:_CHOSEN]
+    tier = ObjectTier(bucket)
+    for number in (0, 1):
+        tier.append_many_locked({name: _turns(texts, number, k) for k, name in enumerate(chosen)})
+    tier.collect()
+    return bucket, chosen
 
 
 def _turns(texts: Texts, number: int, place: int) -> list[Turn]:
     found = texts.session(number * _SESSIONS + place, _TURNS)
-    start = 1_700_000_000_000 + number * 60_000
+    start = FIRST_MS + 400 * _DAY_MS + number * 60_000
     return [
-        with_id(new_turn(role, content, {}, None, None, os.urandom(6)), MessageId(start + k * 1000, 0))
+        with_id(
+            new_turn(role, content, {}, None, None, bytes((number, place, k, 1, 2, 3))),
+            MessageId(start + k * 1000, 0),
+        )
         for k, (role, content) in enumerate(found)
     ]
 
 
-def _back(bucket: ObjectBucket, names: Sequence[str]) -> Counter[str]:
+def _back(bucket: ObjectBucket, names: Sequence[str]) -> dict[str, float]:
     """Count what bringing sessions back sends, by a process that follows the log."""
-    tier = ObjectTier(bucket)
-    list(tier.all_metadata())
-    before = Counter(bucket.requests)
-    for name in names:
-        lease = tier.try_lock(name)
-        tier.recent(name, 20, in_context=True, locked=True)
-        tier.summary(name, locked=True)
-        if lease is not None:
+    tier = _begun(bucket)
+
+    def bring() -> None:
+        for name in names:
+            lease = _lease(tier, name)
+            tier.recent(name, 20, in_context=True, locked=True)
+            tier.summary(name, locked=True)
             lease.release()
-    return Counter(bucket.requests) - before
+
+    sent = _spent(bucket, bring)
+    return {f"return_{kind}s": round(sent[kind] / len(names), 2) for kind in ("put", "get")}
 
 
-def _away(bucket: ObjectBucket, texts: Texts) -> float:
+def _away(bucket: ObjectBucket, texts: Texts, names: Sequence[str]) -> float:
     """Count the gets for moving away what came back: its window is cut, the rest goes with what is new."""
-    tier = ObjectTier(bucket)
-    kept = [*_turns(texts, 0, 0), *_turns(texts, 1, 0)]
+    tier = _begun(bucket)
+    places = {name: place for place, name in enumerate(names)}
 
-    def append(name: str, turns: list[Turn]) -> None:
-        lease = tier.try_lock(name, to_append=True)
-        tier.append_many_locked({name: turns})
-        if lease is not None:
-            lease.release()
+    def append(turns: Callable[[int], list[Turn]]) -> None:
+        for name, place in places.items():
+            tier.append_many_locked({name: turns(place)})
 
-    names = [f"back {n}" for n in range(_SESSIONS)]
-    for name in names:
-        append(name, kept)
-    before = bucket.requests["get"]
-    for name in names:
-        append(name, kept[:_TURNS])
-        append(name, [*kept[_TURNS:], *_turns(texts, 2, 0)])
-    return round((bucket.requests["get"] - before) / len(names), 2)
+    def move() -> None:
+        append(lambda place: _turns(texts, 0, place))
+        append(lambda place: [*_turns(texts, 1, place), *_turns(texts, 2, place)])
 
-
-def _follow(bucket: ObjectBucket, texts: Texts, commits: int = 40) -> float:
-    """Count the gets for which a process learns of one commit of another."""
-    tier, other = ObjectTier(bucket), ObjectTier(bucket)
-    other.pending_sessions()
-    for number in range(commits):
-        lease = tier.try_lock("followed", to_append=True)
-        tier.append_many_locked({"followed": _turns(texts, number, 0)})
-        if lease is not None:
-            lease.release()
-    before = bucket.requests["get"]
-    other.pending_sessions()
-    # The last one finds that there is no more.
-    return round((bucket.requests["get"] - before - 1) / commits, 2)
+    return round(_spent(bucket, move)["get"] / len(names), 2)
 
 
 def _looks(bucket: ObjectBucket) -> float:
-    tier = ObjectTier(bucket)
-    tier.pending_sessions()
-    note = tier.identity()
-    before = bucket.requests.total()
-    tier.pending_sessions()
-    return (bucket.requests.total() - before) / (1 if note is None else note.shards)
+    tier = _begun(bucket)
+    return float(_spent(bucket, tier.pending_sessions).total())
+
+
+def _follow(bucket: ObjectBucket, names: Sequence[str]) -> dict[str, float]:
+    """Count for what a process learns of the commits of another, newer snapshots included."""
+    other, writer = _begun(bucket), _begun(bucket)
+    sent: Counter[str] = Counter()
+    looks, puts = 64, 4 * SNAPSHOT_EVERY
+    for look in range(looks):
+        for number in range(puts // looks // 2):
+            _lease(writer, names[(look + number) % len(names)]).release()
+        sent += _spent(bucket, other.pending_sessions)
+    # Each look finds at its end that there is no more.
+    return {
+        "follow_gets": round((sent["get"] - looks) / puts, 3),
+        "follow_lists": round(sent["list"] / puts, 3),
+    }
+
+
+def _expiry(bucket: ObjectBucket, count: int = 20) -> dict[str, float]:
+    """Count what a clean-up sends each hour for a log, and for each session that has expired."""
+    tier = _begun(bucket)
+    # What was used last comes every 977 ms, and was there for so many days before.
+    last = FIRST_MS / 1000 + (_FRAMES[1] - 1) * DAY + 600
+    then = last + 14 * DAY + count * 0.977
+    now = Now(then, then)
+    found: list[str] = []
+    sent = _spent(bucket, lambda: found.extend(tier.expired_sessions(14 * DAY, now)))
+
+    def expire() -> None:
+        for name in found:
+            lease = _lease(tier, name)
+            assert tier.expire_locked(name, 14 * DAY, now, to_trash=True), name
+            lease.release()
+
+    done = _spent(bucket, expire)
+    # The store is asked when the segment was put that changed a session last: here each has its own.
+    heads = len(found)
+    return {
+        "hour_gets": sent["get"] - heads,
+        "expire_puts": round(done["put"] / len(found), 2),
+        "expire_gets": round((done["get"] + heads) / len(found), 2),
+    }

@@ -15,196 +15,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench_objects import PRICED, PRICES
-
-#: Dollars for a GB-month there, the first 50 TB.
-STORAGE_PRICE = 0.023
-#: Amazon EC2 r6g.large on demand, us-east-1: 16 GiB for $0.1008 an hour of 730 in a month.
-MEMORY_PRICE = 0.1008 * 730 / 16
-DAY, MONTH = 86_400.0, 30 * 86_400.0
-GIB, GB = 2.0**30, 1e9
-#: Sessions that the daemon moves together.
-AT_ONCE = 32
-
-
-def _of(value: float, meaning: str) -> Any:
-    return field(default=value, metadata={"meaning": meaning})
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What the application does, and how the store is set up."""
-
-    sessions: float = _of(10e6, "sessions that are stored at any time")
-    messages_per_second: float = _of(1000, "messages added, by users and assistants, mean over the day")
-    peak: float = _of(3, "busiest hour, as a multiple of the mean")
-    visit_messages: float = _of(10, "messages of one visit, from its first one to the last")
-    visit_minutes: float = _of(10, "minutes that a visit takes")
-    reads_per_message: float = _of(0.5, "get_context calls for each message: one before each answer")
-    days_unused: float = _of(14, "disk_ttl_days: days after its last use that a session is removed")
-    idle_minutes: float = _of(120, "evict_after_minutes: idle minutes after which a session leaves Redis")
-    window: float = _of(20, "hot_window_size: messages that a context has")
-    batch: float = _of(10, "archive_batch_turns: messages by which a window grows before it is cut")
-    interval_seconds: float = _of(300, "evictor_interval_seconds, of the processes with a daemon")
-    processes: float = _of(20, "processes that bring sessions back")
-    daemons: float = _of(4, "processes with a daemon; all others have evictor_enabled=False")
-    buckets: float = _of(1024, "redis_buckets; the archive has as many logs")
-    masters_gib: float = _of(13, "maxmemory of one master: what a server of 16 GiB can give")
-    fill: float = _of(0.7, "share of it that is in use in the busiest hour")
-    replicas: float = _of(1, "replicas of each master")
-
-
-@dataclass(frozen=True)
-class UnitCosts:
-    """What the library takes for one of each. ``--measure`` prints them."""
-
-    message_bytes: float = _of(0, "bytes of text in a message, mean of the conversations")
-    hot_session_bytes: float = _of(0, "Redis bytes of a hot session besides its messages")
-    hot_message_bytes: float = _of(0, "Redis bytes of a message in a window")
-    add_us: float = _of(0, "microseconds of the server for an add")
-    read_us: float = _of(0, "microseconds of the server for a read of the window")
-    archived_message_bytes: float = _of(0, "bytes of an archived message, its share of the index included")
-    commit_puts: float = _of(0, "puts of a commit, with its share of the snapshots")
-    commit_gets: float = _of(0, "gets of a commit")
-    commit_lists: float = _of(0, "lists of a commit")
-    return_puts: float = _of(0, "puts to bring a session back")
-    return_gets: float = _of(0, "gets to bring a session back")
-    away_gets: float = _of(0, "gets to move such a session away again: what is archived is recognised")
-    follow_gets: float = _of(0, "gets of a process for each put of another that it learns of")
-    look_gets: float = _of(0, "gets of a daemon's round for each log, for what was written without Redis")
-    evictions_per_second: float = _of(0, "sessions a daemon moves in a second (make bench-cluster)")
-
-
-#: By --measure with nine sets of conversations and Redis 7.0.15; evictions by make bench-cluster.
-MEASURED = UnitCosts(
-    message_bytes=150,
-    hot_session_bytes=3276,
-    hot_message_bytes=163,
-    add_us=29.1,
-    read_us=106.9,
-    archived_message_bytes=67,
-    commit_puts=1.004,
-    commit_gets=0.008,
-    commit_lists=0.002,
-    return_puts=2,
-    return_gets=2,
-    away_gets=4,
-    follow_gets=1,
-    look_gets=1,
-    evictions_per_second=294,
+from _scale_model import (
+    MEASURED,
+    MEMORY_PRICE,
+    MONTH,
+    STORAGE_PRICE,
+    Assumptions,
+    UnitCosts,
+    log_index,
+    simulate,
+    turn_of,
 )
+from bench_objects import PRICED
 
-
-@dataclass(frozen=True)
-class Figures:
-    """What comes of it."""
-
-    visits_per_second: float
-    hot_sessions: float
-    hot_bytes: float
-    peak_bytes: float
-    masters: float
-    server_share: float
-    messages_stored: float
-    archive_bytes: float
-    objects: float
-    commits_per_second: float
-    sessions_brought_back: float
-    puts: float
-    gets: float
-    lists: float
-    daemons_busy: float
-    dollars: dict[str, float]
-
-
-def simulate(a: Assumptions, u: UnitCosts) -> Figures:
-    """Return the figures of one store."""
-    visits = a.messages_per_second / a.visit_messages
-    # Visits come independently of each other. So a session is hot for a share of the time, and a visit finds
-    # it hot with the same probability: a visit before was not long enough ago.
-    round_seconds = a.interval_seconds / a.daemons
-    hot_seconds = (a.visit_minutes + a.idle_minutes) * 60 + round_seconds / 2
-    is_hot = -math.expm1(-hot_seconds * visits / a.sessions)
-    hot = a.sessions * is_hot
-    returns = visits * (1 - is_hot)
-    # A session that was brought back begins with a full window.
-    hot_bytes = hot * (u.hot_session_bytes + (a.window + a.batch / 2) * u.hot_message_bytes)
-    peak_bytes = min(hot_bytes * a.peak, a.sessions * hot_bytes / max(hot, 1))
-    masters = max(3, math.ceil(peak_bytes / (a.masters_gib * GIB * a.fill)))
-    calls = a.messages_per_second * (u.add_us + a.reads_per_message * u.read_us)
-    # A session is stored while it is used and for some days more; it grows evenly while it is used.
-    born = a.sessions / _days_stored(a) / DAY
-    each = a.messages_per_second / born
-    used = _days_stored(a) - a.days_unused
-    stored = a.sessions * each * (used / 2 + a.days_unused) / _days_stored(a)
-    # What the archive lacks of a window that overflows is a commit of its own: a session that came back began
-    # with a window that is archived. The sessions of a bucket that a round finds idle are one, or several of
-    # 32.
-    spilled = is_hot * a.visit_messages + max(0.0, a.visit_messages - a.window)
-    waiting = returns * round_seconds / a.buckets
-    commits = a.buckets / round_seconds * max(-math.expm1(-waiting), waiting / AT_ONCE)
-    commits += visits * spilled / a.batch
-    looks = a.daemons / a.interval_seconds * a.buckets
-    # Who uses a log learns of all that others put there.
-    puts = commits * u.commit_puts + returns * u.return_puts
-    follows = puts * (a.processes + a.daemons - 1)
-    back_gets = u.return_gets + u.away_gets
-    requests = {
-        "put": puts * MONTH,
-        "get": (commits * u.commit_gets + returns * back_gets + looks * u.look_gets + follows * u.follow_gets)
-        * MONTH,
-        "list": commits * u.commit_lists * MONTH,
-    }
-    archive_bytes = stored * u.archived_message_bytes
-    servers = masters * (1 + a.replicas)
-    dollars = {
-        "Redis memory": servers * 16 * MEMORY_PRICE,
-        "object storage, bytes": archive_bytes / GB * STORAGE_PRICE,
-        "commits of the daemons": commits * MONTH * _price(u.commit_puts, u.commit_gets, u.commit_lists),
-        "sessions brought back, and moved again": returns * MONTH * _price(u.return_puts, back_gets, 0),
-        "following what others put": follows * MONTH * _price(0, u.follow_gets, 0),
-        "looks for what was written without Redis": looks * MONTH * _price(0, u.look_gets, 0),
-    }
-    return Figures(
-        visits_per_second=visits,
-        hot_sessions=hot,
-        hot_bytes=hot_bytes,
-        peak_bytes=peak_bytes,
-        masters=masters,
-        server_share=calls * a.peak / masters / 1e6,
-        messages_stored=stored,
-        archive_bytes=archive_bytes,
-        objects=commits * _days_stored(a) * DAY + returns * u.return_puts * _kept_days() * DAY,
-        commits_per_second=commits,
-        sessions_brought_back=returns,
-        puts=requests["put"],
-        gets=requests["get"],
-        lists=requests["list"],
-        daemons_busy=returns * a.peak / u.evictions_per_second if u.evictions_per_second else math.inf,
-        dollars=dollars,
-    )
-
-
-def _days_stored(a: Assumptions) -> float:
-    """Days from a session's first message to its removal: twice as long as it may lie unused."""
-    return 2 * a.days_unused
-
-
-def _kept_days() -> float:
-    """Days that an object of a lease alone is kept: the grace period, and until the next snapshot."""
-    return 2.0
-
-
-def _price(puts: float, gets: float, lists: float) -> float:
-    return puts * PRICES["put"] + gets * PRICES["get"] + lists * PRICES["list"]
+__all__ = ["MEASURED", "Assumptions", "log_index", "simulate", "turn_of"]
 
 
 def size(count: float) -> str:
@@ -241,10 +71,14 @@ def told(a: Assumptions, u: UnitCosts) -> list[str]:
         "messages stored": number(f.messages_stored),
         "archive": size(f.archive_bytes),
         "objects, at most": number(f.objects),
+        "sessions of a log; its snapshot": f"{number(f.log_sessions)}; {size(f.snapshot_bytes)}, "
+        f"{number(f.snapshots_per_day)} a day, each {f.snapshot_gets:.0f} gets",
+        "memory of a process that uses all logs, at most": size(f.process_bytes),
         "sessions brought back a second": number(f.sessions_brought_back),
         "commits a second": number(f.commits_per_second),
         "requests a month": f"{number(f.puts)} puts, {number(f.gets)} gets, {number(f.lists)} lists",
         "daemons that are busy, busiest hour": f"{f.daemons_busy:.2f} of {a.daemons:.0f}",
+        **{f"  with {what}": f"{share:.2f}" for what, share in f.busy.items()},
     }
     lines += ["", "result", *(f"  {what:<50} {value}" for what, value in rows.items())]
     lines += ["", "dollars a month"]

@@ -362,8 +362,10 @@ class ColdTier(Protocol):
                 together, and whatever shares an object with what was deleted, in use or not.
         """
 
-    def tidy(self) -> None:
-        """Remove what no session refers to. Called now and then; raises nothing for what it meets."""
+    def tidy(self, now: Now, trash_days: float, older_than_ms: int) -> Iterator[None]:
+        """Do each hour, in steps, what :meth:`empty_trash` and :meth:`forget_deletions` do, and remove what
+        no session refers to. Each time for a part of the sessions, if each has its turn within a day.
+        """
 
     # -- expiry -------------------------------------------------------------------------------
 

@@ -276,8 +276,11 @@ class ArchiveStore(ArchiveChanger):
                 session_id = session_id_of_stem(one.stem) if header is None else header.session_id
                 yield TrashedSession(session_id, one.ms / 1000, tail.size)
 
-    def tidy(self) -> None:
-        """Do nothing: what a crash leaves in a folder is cleared away by the next writer."""
+    def tidy(self, now: Now, trash_days: float, older_than_ms: int) -> Iterator[None]:
+        """Empty the trash and forget deletions. What a crash leaves is cleared away by the next writer."""
+        self.empty_trash(now, trash_days)
+        yield
+        self.forget_deletions(older_than_ms)
 
     def report(self, session_id: str) -> ArchiveReport | None:
         """Check every byte of a session's file; None if there is none."""

@@ -14,6 +14,7 @@ from lix_cache._log import logger
 from lix_cache.arguments import speaks_for_itself
 from lix_cache.checks import check_duration, check_flag, check_number
 from lix_cache.daemon import Bell, DaemonThread
+from lix_cache.effects import Flow
 from lix_cache.errors import ArchiveUnavailable, LixCacheError, RedisUnavailable, told
 from lix_cache.hot.breaker import Breaker
 from lix_cache.session import offload, rounds, whole
@@ -146,7 +147,8 @@ class Evictor(DaemonThread):
             self._old = drive(rounds.rescue_old(self.store, self._old))
         now = self.store.clock.monotonic()
         if now - self._last_clean_up >= _CLEAN_UP_EVERY:
-            self.store.count("expired_archives", drive(rounds.clean_up(self.store, self._name)))
+            cleaned = rounds.clean_up(self.store, self._name, self._moved_meanwhile)
+            self.store.count("expired_archives", drive(cleaned))
             if self._old.cursor is None and self._old.found:
                 # Once more. Where a whole look met none there will be none.
                 self._old = Pass()
@@ -157,6 +159,11 @@ class Evictor(DaemonThread):
         for done in (moved, reconciled, evicted):
             done.raise_failure()
         return offload.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)
+
+    def _moved_meanwhile(self) -> Flow[None]:
+        # What fails is still in Redis: the next round meets it again, and tells.
+        yield from rounds.spill_overflow(self.store)
+        yield from rounds.offload_idle(self.store, self._idle_seconds, self._name)
 
     def flush(self) -> int:
         """Move every session this process added to to disk. Returns how many messages moved.

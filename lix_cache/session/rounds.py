@@ -18,7 +18,7 @@ from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.reconcile import reconcile, take_over
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from lix_cache.hot.breaker import Breaker
     from lix_cache.hot.scripts import Command
@@ -38,6 +38,8 @@ LEASE_MS = 30_000
 
 #: Less than the time between two looks of one daemon, so that no other need take its turn.
 CLEAN_UP_LEASE_MS = 3_300_000
+
+_ALL_DONE = object()
 
 
 def spill_overflow(
@@ -87,17 +89,16 @@ def offload_idle(store: SessionStore, idle_seconds: float, who: str | None = Non
 def _idle_counts(store: SessionStore, idle_ms: int, silent: dict[int, LixCacheError]) -> Flow[dict[int, int]]:
     """Return for each bucket that has idle sessions how many, up to :data:`SESSIONS_AT_ONCE`.
 
-    A script for each of many buckets is most of the time of a round that finds nothing. So one server is
-    asked for its time, and the buckets without a script. What is moved is listed again by its own server's
-    clock. One that is ahead of the other would seem to have nothing idle: so some buckets, others at each
-    round, are asked by the script all the same.
+    A script for each of many buckets is most of the time of a round that finds nothing. So the buckets are
+    asked without one, by our clock: to ask a server for its own could mean to wait for one that is away. What
+    is moved is listed again by its own server's clock. One that is ahead of ours would seem to have nothing
+    idle: so some buckets, others at each round, are asked by the script all the same.
     """
     hot = store.hot
     buckets = by_script = range(hot.keys.buckets)
     until: int | None = None
     if len(buckets) > BY_SCRIPT_OF:
-        seconds, microseconds = yield RedisCall(("TIME",))
-        until = int(seconds) * 1000 + int(microseconds) // 1000 - idle_ms
+        until = int(store.clock.time() * 1000) - idle_ms
         by_script = range(store.new_nonce()[0] % BY_SCRIPT_OF, hot.keys.buckets, BY_SCRIPT_OF)
     asked = {
         b: hot.idle(b, idle_ms, 0, SESSIONS_AT_ONCE)
@@ -245,17 +246,27 @@ def rescue_old(store: SessionStore, done: old_sessions.Pass) -> Flow[old_session
     return (yield from old_sessions.rescue(store, done, first_use))
 
 
-def clean_up(store: SessionStore, who: str | None = None) -> Flow[int]:
+def clean_up(
+    store: SessionStore, who: str | None = None, meanwhile: Callable[[], Flow[Any]] | None = None
+) -> Flow[int]:
     """Move expired archives to the trash, except those of sessions that are hot.
 
     One that cannot be looked at or moved, or whose lock is held, is left for the next
-    time, and does not keep the others.
+    time, and does not keep the others. It ends early where another process took the lease over.
 
     Args:
         store: the tiers.
         who: name for the lease: of many processes one looks at all the archive; None works without one.
+        meanwhile: what must not wait until all is done, which takes minutes where there are millions of
+            sessions: called for each :data:`SESSIONS_AT_ONCE` sessions, and between the steps of tidying.
     """
-    if who is not None and not (yield RedisCall(store.hot.clean_up_lease(who, CLEAN_UP_LEASE_MS))):
+
+    def goes_on() -> Flow[bool]:
+        if meanwhile is not None:
+            yield from meanwhile()
+        return (yield from _has_clean_up_lease(store, who))
+
+    if not (yield from _has_clean_up_lease(store, who)):
         return 0
     cold, trash_days = store.cold, store.archive.trash_days
     ttl_seconds = store.archive.session_ttl_days * DAY
@@ -265,24 +276,14 @@ def clean_up(store: SessionStore, who: str | None = None) -> Flow[int]:
     expire = partial(cold.expire_locked, ttl_seconds=ttl_seconds, now=now, to_trash=trash_days > 0)
     moved = 0
     away: set[Breaker] = set()
-    for session_id in expired:
+    for number, session_id in enumerate(expired):
+        if number and not number % SESSIONS_AT_ONCE and not (yield from goes_on()):
+            return moved
         server = store.breaker_of(session_id)
         if server in away:
             continue
         try:
-            lock = yield LockCall(partial(cold.try_lock, session_id))
-            if lock is None:
-                continue
-            try:
-                # A session with messages in Redis is alive, however old its archive. The ticket goes
-                # first: what a reader is about to put back would outlive the archive it was read from.
-                # One after the other: while a slot of a cluster moves, one of two may be done alone.
-                yield RedisCall(store.hot.take_ticket(session_id))
-                length = yield RedisCall(store.hot.length(session_id))
-                if not length and not (yield from old_sessions.is_left(store, session_id)):
-                    moved += yield DiskCall(partial(expire, session_id))
-            finally:
-                lock.release()
+            moved += yield from _expire(store, session_id, expire)
         except ArchiveError as error:
             cold.note_not_expired(session_id, error)
         except RedisUnavailable:
@@ -290,11 +291,41 @@ def clean_up(store: SessionStore, who: str | None = None) -> Flow[int]:
                 raise
             # A node: what the others have is looked at, and nothing waits for this one again.
             away.add(server)
-    yield DiskCall(partial(cold.empty_trash, now, trash_days))
-    yield DiskCall(cold.tidy)
     # No window lives longer, so nothing older can come back.
-    yield DiskCall(partial(cold.forget_deletions, int(now.earliest * 1000) - store.hot.ttl_ms))
+    steps = cold.tidy(now, trash_days, int(now.earliest * 1000) - store.hot.ttl_ms)
+    while (yield DiskCall(partial(next, steps, _ALL_DONE))) is not _ALL_DONE and (yield from goes_on()):
+        pass
     return moved
+
+
+def _expire(store: SessionStore, session_id: str, expire: Callable[[str], bool]) -> Flow[bool]:
+    """Move one session to the trash, if it is not hot and no other has its lock; return whether it went."""
+    lock = yield LockCall(partial(store.cold.try_lock, session_id))
+    if lock is None:
+        return False
+    try:
+        # A session with messages in Redis is alive, however old its archive. The ticket goes
+        # first: what a reader is about to put back would outlive the archive it was read from.
+        # One after the other: while a slot of a cluster moves, one of two may be done alone.
+        yield RedisCall(store.hot.take_ticket(session_id))
+        length = yield RedisCall(store.hot.length(session_id))
+        if length or (yield from old_sessions.is_left(store, session_id)):
+            return False
+        return bool((yield DiskCall(partial(expire, session_id))))
+    finally:
+        lock.release()
+
+
+def _has_clean_up_lease(store: SessionStore, who: str | None) -> Flow[bool]:
+    """Take or renew the lease on cleaning up; return whether it is ours."""
+    try:
+        return who is None or bool((yield RedisCall(store.hot.clean_up_lease(who, CLEAN_UP_LEASE_MS))))
+    except RedisUnavailable:
+        if store.endpoint.kind != "cluster":
+            raise
+        # Its node alone may be away. It only keeps processes from the same work, and what all others have
+        # must expire.
+        return True
 
 
 def hot_among(store: SessionStore, session_ids: Sequence[str], page: int = 500) -> Flow[set[str]]:

@@ -19,6 +19,7 @@ from lix_cache import ConversationArchive, HybridConversationCache
 from lix_cache.archive.names import file_stem
 from lix_cache.clock import SystemClock
 from lix_cache.config import CacheConfig
+from lix_cache.effects import RedisCall
 from lix_cache.errors import ArchiveUnavailable, InvalidMessage, LixCacheError, MissingExtra, RedisUnavailable
 from lix_cache.hot.clients import lazy_client
 from lix_cache.session import evictor as evictor_module
@@ -719,6 +720,62 @@ def test_the_daemon_cleans_up_once_an_hour(config: CacheConfig) -> None:
     evictor.run_once()
     assert Process(config, "cold").full() == []
     assert evictor.store.counters["expired_archives"] == 1
+
+
+@pytest.mark.promise("no-loss")
+def test_windows_are_cut_while_the_daemon_cleans_up(config: CacheConfig) -> None:
+    for n in range(40):
+        make_old(config, f"cold {n}")
+    clock = Later(0)
+    process = Process(config, "busy", clock)
+    evictor = evictor_for(process.store)
+    expire = process.store.cold.expire_locked
+    left: list[int] = []
+
+    def expires(session_id: str, *args: Any, **options: Any) -> bool:
+        if not left:
+            # The window grows by a batch after the round has looked at it.
+            for n in range(6):
+                process.add(f"m{n}")
+        left.append(process.store.cold.summary("busy").total)
+        return expire(session_id, *args, **options)
+
+    process.store.cold.expire_locked = expires  # type: ignore[method-assign]
+    clock._seconds += 3601
+    evictor.run_once()
+    assert evictor.store.counters["expired_archives"] == len(left) == 40
+    assert (left[0], left[-1]) == (0, 2)
+    assert process.full() == [f"m{n}" for n in range(6)]
+
+
+def test_a_clean_up_renews_its_lease_and_ends_where_another_process_has_it(config: CacheConfig) -> None:
+    one = Process(config, "s")
+    client, key = lazy_client(one.store.endpoint), one.store.hot.keys.clean_up()
+    for n in range(70):
+        make_old(config, f"cold {n}")
+    left: list[int] = []
+
+    def meanwhile(taken_at: int) -> Any:
+        left.append(client.pttl(key))
+        # It took long.
+        client.pexpire(key, 60_000)
+        if len(left) == taken_at:
+            client.set(key, "two", px=60_000)
+        yield RedisCall(("PING",))
+
+    def cleaned(taken_at: int) -> int:
+        left.clear()
+        return one.drive(rounds_flow.clean_up(one.store, "one", lambda: meanwhile(taken_at)))
+
+    assert cleaned(2) == 64
+    assert len(left) == 2
+    assert cleaned(0) == 0, "another process has it"
+    client.delete(key)
+    assert cleaned(0) == 6
+    # Once between the steps of tidying, and then it is renewed again.
+    assert len(left) == 1
+    assert min(left) > 3_000_000
+    assert client.pttl(key) > 3_000_000
 
 
 # -- what it remembers ---------------------------------------------------------------------

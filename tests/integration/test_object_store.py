@@ -165,10 +165,10 @@ def test_small_sessions_of_an_archive_alone_share_objects(tmp_path: Path) -> Non
     assert archive.compact(idle_seconds=0).compacted == 0
     archive.append_turn(names[7], {"role": "user", "content": "more"})
     # What is left of a day later, by the store's clock.
-    archive.store.tidy()
+    list(archive.store.tidy(archive.store.now(), 7, 0))
     for path in (tmp_path / "objects").rglob("0*.*"):
         os.utime(path, (1, 1))
-    archive.store.tidy()
+    list(archive.store.tidy(archive.store.now(), 7, 0))
     files = [path.stat().st_size for path in (tmp_path / "objects").rglob("*") if path.is_file()]
     assert sum(-(-size // 4096) * 4096 for size in files) < 60 * 1024
     late = ConversationArchive(url, session_ttl_days=3)

@@ -23,7 +23,7 @@ STEPS = st.one_of(
     st.tuples(st.just("delete"), NAMES, st.integers(0, 40)),
     st.tuples(st.just("clear"), NAMES, st.just(0)),
     st.tuples(st.just("lease"), NAMES, st.just(0)),
-    st.tuples(st.just("mark"), NAMES, st.just(0)),
+    st.tuples(st.sampled_from(["mark", "unmark"]), NAMES, st.just(0)),
     st.tuples(st.sampled_from(["compact", "collect", "look"]), st.just(""), st.just(0)),
 )
 
@@ -47,6 +47,8 @@ def carried_out(tier: ObjectTier, kind: str, name: str, number: int) -> None:
                 tier.clear_locked(name)
             if kind == "mark":
                 tier.mark_pending_locked(name)
+            if kind == "unmark":
+                tier.unmark_pending_locked(name)
 
 
 def pages(tier: ObjectTier, count: int) -> list[tuple[Place, SessionMetadata]]:
@@ -80,6 +82,9 @@ def test_every_session_is_on_one_page_and_none_before_its_last_use(
                 own = there[meta.session_id]
                 assert place.ms <= round(own.last_use * 1000)
                 assert meta == replace(own, last_use=place.ms / 1000)
+            # A mark is known without a look at the state.
+            every = [(name, state) for _, name, state in tier._every_state()]
+            assert sorted(tier.pending_sessions()) == sorted(name for name, state in every if state.pending)
             # What has gone idle is found by that order.
             now = tier.now()
             expired = tier.expired_sessions(-3600, now)

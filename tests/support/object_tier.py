@@ -487,8 +487,10 @@ class ObjectTier:
         compact = partial(self.compact_locked, idle_seconds=idle_seconds, dry_run=dry_run)
         return one_by_one(self, session_ids, compact)
 
-    def tidy(self) -> None:
-        """Every object is referred to."""
+    def tidy(self, now: Now, trash_days: float, older_than_ms: int) -> Iterator[None]:
+        self.empty_trash(now, trash_days)
+        self.forget_deletions(older_than_ms)
+        yield
 
     # -- expiry ----------------------------------------------------------------------------
 

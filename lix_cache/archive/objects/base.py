@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TypeVar
 
 from lix_cache.archive import index
 from lix_cache.archive.changes import changes_of
@@ -14,6 +15,7 @@ from lix_cache.archive.lease import pauses, taken
 from lix_cache.archive.objects import layout
 from lix_cache.archive.objects.frame_cache import FrameCache
 from lix_cache.archive.objects.leases import ObjectLease, Tokens, held_at
+from lix_cache.archive.objects.opened import Kept
 from lix_cache.archive.objects.records import Record, State
 from lix_cache.archive.objects.shard import GRACE_SECONDS, SNAPSHOT_EVERY, Commit, Shard
 from lix_cache.archive.objects.store_note import StoreNote, claimed, noted
@@ -21,8 +23,14 @@ from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.errors import ArchiveBusy
 from lix_cache.messages.session_key import named
 from lix_cache.storage.objects import Bucket
+from lix_cache.storage.parallel import side_by_side
 
-__all__ = ["LEASE_SECONDS", "ObjectBase"]
+__all__ = ["LEASE_SECONDS", "SHARDS_AT_ONCE", "ObjectBase"]
+
+T = TypeVar("T")
+
+#: Shards that are asked side by side.
+SHARDS_AT_ONCE = 32
 
 #: A lease whose token was seen for so long is that of a dead process. A holder takes far less.
 LEASE_SECONDS = 20.0
@@ -73,6 +81,7 @@ class ObjectBase:
         self._note: StoreNote | None = None
         self._frames: FrameCache | None = None
         self._shards: dict[int, Shard] = {}
+        self._kept = Kept()
         self._held = held_at(self.location)
         self._tokens = Tokens(lease_seconds + _LEASE_MARGIN)
         self._leases: dict[str, ObjectLease] = {}
@@ -110,6 +119,7 @@ class ObjectBase:
                 number,
                 self._clock,
                 self.counters,
+                self._kept,
                 grace_seconds=self._grace,
                 snapshot_every=self._every,
             )
@@ -118,6 +128,10 @@ class ObjectBase:
     def _all_shards(self) -> list[Shard]:
         note = self.identity()
         return [] if note is None else [self._numbered(number) for number in range(note.shards)]
+
+    def _of_each_shard(self, call: Callable[[Shard], T]) -> list[T]:
+        """Ask each shard for something, many side by side: a store far away is waited for a few times."""
+        return side_by_side([partial(call, shard) for shard in self._all_shards()], SHARDS_AT_ONCE - 1)
 
     def _every_state(self, marks: int = 0) -> Iterator[tuple[Shard, str, State]]:
         for shard in self._all_shards():

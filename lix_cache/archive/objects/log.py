@@ -6,14 +6,14 @@ import os
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TypeVar
 
 from lix_cache.archive.catalogue import Place
 from lix_cache.archive.objects import layout, segment, snapshot
 from lix_cache.archive.objects.head import Head
-from lix_cache.archive.objects.opened import OpenSnapshot, SnapshotGone
+from lix_cache.archive.objects.opened import Kept, OpenSnapshot, SnapshotGone
 from lix_cache.archive.objects.order import Entry, entry_of
 from lix_cache.archive.objects.recent import Recent
 from lix_cache.archive.objects.records import EMPTY, Part, Record, State, decoded, folded, marks_of
@@ -45,6 +45,7 @@ class ShardLog:
         number: of the shard.
         clock: time.
         counters: of the tier.
+        kept: what is kept of snapshots, of all shards.
         grace_seconds: how long what nothing refers to is kept.
     """
 
@@ -54,6 +55,7 @@ class ShardLog:
         number: int,
         clock: Clock,
         counters: Counter[str],
+        kept: Kept,
         *,
         grace_seconds: float = GRACE_SECONDS,
         snapshot_every: int = SNAPSHOT_EVERY,
@@ -62,6 +64,7 @@ class ShardLog:
         self._bucket = bucket
         self._clock = clock
         self._counters = counters
+        self._kept = kept
         self._grace = grace_seconds
         self._every = snapshot_every
         self._forget()
@@ -72,7 +75,9 @@ class ShardLog:
         self._is_known = False
         self._next = self._looked = 0
         self._is_deciding = False
-        self._base = OpenSnapshot(self._bucket, self.number, snapshot.Header())
+        self._base = OpenSnapshot(self._bucket, self.number, snapshot.Header(), self._kept)
+        #: Sessions that are marked as pending.
+        self._pending: dict[str, None] = {}
         #: What the segments since the snapshot say of each session.
         self._since: dict[str, list[Record | State]] = {}
         self._numbers: dict[str, list[int]] = {}
@@ -107,8 +112,10 @@ class ShardLog:
         """
         begin: str | None = ""
         while begin is not None:
-            group, begin = self._looked_at(partial(self._states_from, begin, marks))
-            yield from group
+            group, begin, base = self._looked_at(partial(self._states_from, begin, marks))
+            for session_id, found in group:
+                # Decoded here: nothing that others do waits for it.
+                yield session_id, base.decoded(found) if isinstance(found, bytes) else found
 
     def used_before(self, place: Place | None) -> list[Entry]:
         """Return some of the sessions before a place, the last used first; none if there are no more."""
@@ -134,22 +141,23 @@ class ShardLog:
             f"the snapshots of shard {self.number} went while they were read; try again"
         )
 
-    def _states_from(self, name: str, marks: int) -> tuple[list[tuple[str, State]], str | None]:
-        """Return the states of the next block, and the stored id with which the one after it begins."""
+    def _states_from(
+        self, name: str, marks: int
+    ) -> tuple[list[tuple[str, State | bytes]], str | None, OpenSnapshot]:
+        """Return the next states, some as they stand in the snapshot, where they end, and the snapshot."""
         if self._names[0] != self._next:
             self._names = self._next, sorted(self._since)
         packed, end = self._base.states_from(name)
         names = self._names[1]
         new = names[bisect_left(names, name) : None if end is None else bisect_left(names, end)]
-        found: list[tuple[str, State]] = []
+        found: list[tuple[str, State | bytes]] = []
         for session_id in sorted({*packed, *new}):
-            if session_id not in self._since:
-                data = packed[session_id]
-                if not marks or data[0] & marks:
-                    found.append((session_id, self._base.decoded(data)))
-            elif not marks or marks_of(self._state(session_id)) & marks:
-                found.append((session_id, self._state(session_id)))
-        return found, end
+            one: State | bytes = packed.get(session_id, b"")
+            if session_id in self._since:
+                one = self._state(session_id, packed)
+            if not marks or (one[0] if isinstance(one, bytes) else marks_of(one)) & marks:
+                found.append((session_id, one))
+        return found, end, self._base
 
     def _used_before(self, place: Place | None) -> list[Entry]:
         self._recent.settle()
@@ -174,13 +182,10 @@ class ShardLog:
         return entry._replace(place=place)
 
     def pending(self) -> list[str]:
-        """Return the sessions that are marked as pending."""
-        self.synced()
-        return self._looked_at(self._pending)
-
-    def _pending(self) -> list[str]:
-        known = dict.fromkeys((*self._base.header.pending, *self._since))
-        return [session_id for session_id in known if self._state(session_id).pending]
+        """Return the sessions that are marked as pending. Reads no state."""
+        with self._held():
+            self._sync()
+            return list(self._pending)
 
     def _held(self) -> threading.RLock:
         if self._pid != os.getpid():
@@ -188,11 +193,15 @@ class ShardLog:
             self._forget()
         return self._lock
 
-    def _state(self, session_id: str) -> State:
+    def _state(self, session_id: str, packed: Mapping[str, bytes] | None = None) -> State:
+        """Return a state; by those of the snapshot, as they stand there, where they were read for many."""
         news = self._since.get(session_id)
         if news is not None and isinstance(news[-1], State):
             return news[-1]
-        state = self._base.state(session_id) or EMPTY
+        if packed is None:
+            state = self._base.state(session_id) or EMPTY
+        else:
+            state = self._base.decoded(packed[session_id]) if session_id in packed else EMPTY
         for number, one in zip(self._numbers.get(session_id, ()), news or (), strict=True):
             state = one if isinstance(one, State) else folded(state, one, number)
         if news is not None:
@@ -276,7 +285,8 @@ class ShardLog:
         raise self._too_late()
 
     def _begin_with(self, header: snapshot.Header) -> None:
-        self._base = OpenSnapshot(self._bucket, self.number, header)
+        self._base = OpenSnapshot(self._bucket, self.number, header, self._kept)
+        self._pending = dict.fromkeys(header.pending)
         self._next = self._looked = header.number
         self._since.clear()
         self._numbers.clear()
@@ -292,7 +302,8 @@ class ShardLog:
         """Return an object's head and what belongs to it, mostly in one request; None if it is not there."""
         data = self._bucket.get(name, 0, segment.FIRST_READ)
         if data is not None and (needed := head.needed(data, name)) > len(data):
-            return self._bucket.get(name, 0, needed) or b""
+            # It may have gone since.
+            return self._bucket.get(name, 0, needed)
         return data
 
     def _apply(self, found: segment.Segment) -> None:
@@ -301,6 +312,10 @@ class ShardLog:
             self._numbers.setdefault(record.session_id, []).append(self._next)
             if record.token is None:
                 self._recent.changed(record.session_id)
+            if record.state is not None:
+                # Turns that come and leases leave the mark as it is.
+                self._pending.pop(record.session_id, None)
+                self._pending.update(dict.fromkeys([record.session_id] * record.state.pending))
         self._next += 1
 
     # -- frames -------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lix_cache.archive.objects import layout, snapshot
 from lix_cache.archive.objects.order import Entry, Packed, unpacked
@@ -17,14 +18,59 @@ if TYPE_CHECKING:
     from lix_cache.archive.objects.records import State
     from lix_cache.storage.objects import Bucket
 
-__all__ = ["OpenSnapshot", "SnapshotGone"]
+__all__ = ["KEPT_BYTES", "SCAN_BYTES", "Kept", "OpenSnapshot", "SnapshotGone"]
 
-#: Blocks of states that a process keeps.
-_BLOCKS_KEPT = 256
+#: Memory for what a process keeps of the snapshots of all shards of an archive.
+KEPT_BYTES = 64 * 2**20
+#: A look at all states reads so much at once: a store asks a price for requests, not for bytes.
+SCAN_BYTES = 2**20
+#: What an entry takes in memory besides its bytes.
+_ENTRY_BYTES = 200
+P = TypeVar("P", snapshot.Block, snapshot.Run)
 
 
 class SnapshotGone(Exception):
     """The snapshot was collected, for a newer one is there. Never leaves the shard."""
+
+
+class Kept:
+    """Blocks and runs that were read last, of all shards. Safe between threads, empty after a fork.
+
+    Args:
+        budget: bytes of memory, about.
+    """
+
+    def __init__(self, budget: int = KEPT_BYTES) -> None:
+        self._budget = budget
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        #: The last used at the end, each with its bytes.
+        self._found: dict[tuple[str, int], tuple[Any, int]] = {}
+        self.bytes = 0
+
+    def get(self, name: str, offset: int) -> Any:
+        """Return what was kept of an object; None if nothing was."""
+        if self._pid != os.getpid():
+            # What held the lock did not come along with a fork.
+            self._begin()
+        with self._lock:
+            one = self._found.pop((name, offset), None)
+            if one is None:
+                return None
+            self._found[name, offset] = one
+            return one[0]
+
+    def put(self, name: str, offset: int, found: Any, size: int) -> None:
+        """Keep something of so many bytes, and forget what was not used for longest."""
+        with self._lock:
+            _, before = self._found.pop((name, offset), (None, 0))
+            self._found[name, offset] = found, size
+            self.bytes += size - before
+            while self.bytes > self._budget:
+                self.bytes -= self._found.pop(next(iter(self._found)))[1]
 
 
 class OpenSnapshot:
@@ -34,17 +80,16 @@ class OpenSnapshot:
         bucket: where it is.
         shard: of which it is.
         header: what stands in front of it; an empty one where there is no snapshot yet.
+        kept: takes what is read for one session or one page.
 
     Every method but the properties raises SnapshotGone.
     """
 
-    def __init__(self, bucket: Bucket, shard: int, header: snapshot.Header) -> None:
+    def __init__(self, bucket: Bucket, shard: int, header: snapshot.Header, kept: Kept) -> None:
         self.header = header
         self._bucket = bucket
         self._name = layout.snap_name(shard, self.header.number)
-        self._blocks: OrderedDict[int, dict[str, bytes]] = OrderedDict()
-        #: The run that was read last: the next page begins where this one ends.
-        self._run: tuple[int, list[Packed]] = (-1, [])
+        self._kept = kept
 
     @property
     def number(self) -> int:
@@ -63,22 +108,33 @@ class OpenSnapshot:
 
     def states(self) -> Iterator[tuple[str, bytes]]:
         """Yield all states by their stored ids, sorted, as they stand there."""
-        for index in range(len(self.header.blocks)):
-            yield from self._block(index).items()
+        begin: str | None = ""
+        while begin is not None:
+            found, begin = self.states_from(begin)
+            yield from found.items()
 
     def states_from(self, name: str) -> tuple[dict[str, bytes], str | None]:
-        """Return the next states from a stored id on, and the id before which they are all there are."""
-        firsts = self.header.blocks
-        index = max(0, bisect_right(firsts, name, key=lambda block: block.first) - 1)
-        if index >= len(firsts):
-            return {}, None
-        found = {one: data for one, data in self._block(index).items() if one >= name}
-        return found, firsts[index + 1].first if index + 1 < len(firsts) else None
+        """Return the next states from a stored id on, and the id before which they are all there are.
+
+        One request. Nothing is kept: a look at all would drive out what is asked for again.
+        """
+        blocks = self.header.blocks
+        begin = max(0, bisect_right(blocks, name, key=lambda block: block.first) - 1)
+        some = _together(blocks, begin)
+        found: dict[str, bytes] = {}
+        for block, data in self._read(some):
+            found.update(snapshot.entries(data, block, self._name))
+        end = begin + len(some)
+        left = {one: data for one, data in found.items() if one >= name}
+        return left, blocks[end].first if end < len(blocks) else None
 
     def places(self) -> Iterator[Packed]:
         """Yield all sessions by last use, the last used at the end, as they stand there."""
-        for index in range(len(self.header.runs)):
-            yield from self.run(index)
+        runs, begin = self.header.runs, 0
+        while some := _together(runs, begin):
+            for run, data in self._read(some):
+                yield from snapshot.placed(data, run, self._name)
+            begin += len(some)
 
     def runs_before(self, place: Place | None) -> int:
         """Return how many runs there are with anything before a place."""
@@ -87,10 +143,12 @@ class OpenSnapshot:
 
     def run(self, index: int) -> list[Packed]:
         """Return what a run says, the last used at the end."""
-        if self._run[0] != index:
-            run = self.header.runs[index]
-            self._run = index, list(snapshot.placed(self._read(run), run, self._name))
-        return self._run[1]
+        run = self.header.runs[index]
+        found: list[Packed] | None = self._kept.get(self._name, run.offset)
+        if found is None:
+            found = [one for _, data in self._read([run]) for one in snapshot.placed(data, run, self._name)]
+            self._keep(run, found)
+        return found
 
     def entry(self, one: Packed) -> Entry:
         """Return what a run says of a session."""
@@ -100,16 +158,34 @@ class OpenSnapshot:
             raise decoded("snapshot", self._name, error) from None
 
     def _block(self, index: int) -> dict[str, bytes]:
-        found = self._blocks.get(index)
+        block = self.header.blocks[index]
+        found: dict[str, bytes] | None = self._kept.get(self._name, block.offset)
         if found is None:
-            block = self.header.blocks[index]
-            found = self._blocks[index] = snapshot.entries(self._read(block), block, self._name)
-            while len(self._blocks) > _BLOCKS_KEPT:
-                self._blocks.popitem(last=False)
+            [(_, data)] = self._read([block])
+            found = snapshot.entries(data, block, self._name)
+            self._keep(block, found)
         return found
 
-    def _read(self, piece: snapshot.Block | snapshot.Run) -> bytes:
-        data = self._bucket.get(self._name, piece.offset, piece.length)
+    def _keep(self, piece: snapshot.Block | snapshot.Run, found: dict[str, bytes] | list[Packed]) -> None:
+        size = piece.length + _ENTRY_BYTES * len(found)
+        self._kept.put(self._name, piece.offset, found, size)
+
+    def _read(self, pieces: Sequence[P]) -> list[tuple[P, bytes]]:
+        """Return pieces that lie one behind the other with their bytes: one request."""
+        if not pieces:
+            return []
+        begin, last = pieces[0].offset, pieces[-1]
+        data = self._bucket.get(self._name, begin, last.offset + last.length - begin)
         if data is None:
             raise SnapshotGone
-        return data
+        return [(one, data[one.offset - begin : one.offset - begin + one.length]) for one in pieces]
+
+
+def _together(pieces: Sequence[P], begin: int) -> Sequence[P]:
+    """Return the pieces from an index on that one request is to read: one at least, if there is any."""
+    end = begin
+    while end < len(pieces) and (
+        end == begin or pieces[end].offset + pieces[end].length - pieces[begin].offset <= SCAN_BYTES
+    ):
+        end += 1
+    return pieces[begin:end]

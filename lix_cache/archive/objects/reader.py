@@ -248,19 +248,23 @@ class ObjectReader(ObjectBase):
                 yield entry.metadata
 
     @staticmethod
-    def _entries(shard: Shard, before: Place | None) -> Iterator[Entry]:
-        while group := shard.used_before(before):
+    def _newest_of(before: Place | None, shard: Shard) -> tuple[Shard, list[Entry]]:
+        shard.synced()
+        return shard, shard.used_before(before)
+
+    @staticmethod
+    def _entries(shard: Shard, group: list[Entry]) -> Iterator[Entry]:
+        """Yield entries, and those that were used before them."""
+        while group:
             yield from group
-            before = group[-1].place
+            group = shard.used_before(group[-1].place)
 
     def by_last_use(
         self, count: int, *, after: Place | None = None, wanted: Wanted
     ) -> list[tuple[Place, SessionMetadata]]:
         """Return sessions by last use, the last used first. See ColdTier."""
-        shards = self._all_shards()
-        for shard in shards:
-            shard.synced()
-        every = merge(*(self._entries(shard, after) for shard in shards), reverse=True)
+        newest = self._of_each_shard(partial(self._newest_of, after))
+        every = merge(*(self._entries(shard, group) for shard, group in newest), reverse=True)
         found = (entry for entry in every if wanted(entry.place.session_id))
         return [(entry.place, entry.metadata) for entry in islice(found, count)]
 
@@ -278,7 +282,7 @@ class ObjectReader(ObjectBase):
 
     def pending_sessions(self) -> list[str]:
         """Return the sessions that are marked."""
-        return [session_id for shard in self._all_shards() for session_id in shard.pending()]
+        return [session_id for some in self._of_each_shard(Shard.pending) for session_id in some]
 
     def trashed(self) -> Iterator[TrashedSession]:
         """Yield what is in the trash."""

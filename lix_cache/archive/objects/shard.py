@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -94,7 +94,10 @@ class Shard(ShardLog):
                     if is_known:
                         return False
                     # Nothing to do, by what may be outdated.
+                    known = self._next
                     self._sync()
+                    if self._next == known:
+                        return False
                     is_known = True
                     continue
                 if self._put(made):
@@ -156,8 +159,10 @@ class Shard(ShardLog):
         base, number = self._base, self._next
         if number == base.number:
             return False
-        news = {session_id: self._state(session_id) for session_id in sorted(self._since)}
-        data = snapshot.encoded(number, news, base.states(), base.places(), base.header.pending)
+        # Read once, many at a time, and not the block of each session that changed.
+        states = dict(base.states())
+        news = {session_id: self._state(session_id, states) for session_id in sorted(self._since)}
+        data = snapshot.encoded(number, news, states.items(), base.places(), base.header.pending)
         name = layout.snap_name(self.number, number)
         # If absent: another may have been first, with the same bytes.
         is_new = self._bucket.create(name, data)
@@ -165,16 +170,17 @@ class Shard(ShardLog):
         self._counters.update(("snapshots",) * is_new)
         return is_new
 
-    def collect(self) -> Collected:
-        """Remove what nothing refers to and no reader can be about to read."""
-        with self._held():
-            self._is_known = False
-            self._sync()
-            now = self._bucket_time()
-            snaps = [
-                (layout.number_of(one.name) or 0, one)
-                for one in self._bucket.names(layout.snap_start(self.number))
-            ]
+    def collect(self, now: float, live: Container[int | None]) -> Collected:
+        """Remove what nothing refers to and no reader can be about to read.
+
+        Args:
+            now: Unix seconds by the clock that dates the objects, or by ours if that is behind.
+            live: the segments to which a state refers, by a look at all of them since :meth:`synced`.
+        """
+        snaps = [
+            (layout.number_of(one.name) or 0, one)
+            for one in self._bucket.names(layout.snap_start(self.number))
+        ]
         before = now - self._grace
         old = [number for number, one in snaps if one.modified < before]
         segments = 0
@@ -182,7 +188,6 @@ class Shard(ShardLog):
             # Who begins with the newest snapshot of that age, or a later one, needs no index before it. And
             # what no session refers to now, none will: a reference to an old segment is never made anew.
             keep = max(old)
-            live = {part.segment for _, state in self.states() for part in state.all_parts()}
             for one in list(self._bucket.names(layout.log_start(self.number))):
                 number = layout.number_of(one.name)
                 if number is not None and number < keep and number not in live and one.modified < before:
@@ -214,11 +219,6 @@ class Shard(ShardLog):
             self._counters.update(("damaged_reads",))
             logger.warning("archive damage: {}", told(error))
             return None
-
-    def _bucket_time(self) -> float:
-        """Return what time it is by the clock that dates the objects, or ours if that is behind."""
-        self._bucket.put(layout.PROBE, b"")
-        return min(self._clock.time(), self._bucket.modified(layout.PROBE) or 0.0)
 
 
 def _outdated(snaps: Sequence[tuple[int, Listed]], now: float, grace: float) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from lix_cache._log import logger
 from lix_cache.archive.catalogue import Place
@@ -23,16 +25,19 @@ from lix_cache.archive.objects.records import (
     Trashed,
 )
 from lix_cache.archive.objects.repeats import restored_doubts
-from lix_cache.archive.objects.shard import Collected, Commit, Shard
+from lix_cache.archive.objects.shard import SIDE_BY_SIDE, Collected, Commit, Shard
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveError, told
 from lix_cache.messages.session_key import named
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
+from lix_cache.storage.parallel import side_by_side
 
 __all__ = ["ObjectTier"]
 
 #: Sessions that one commit changes: others wait as long as it takes to decide on it.
 _AT_ONCE = 256
+#: Each shard is looked at once in so many hourly clean-ups; the setting that names the first of the next one.
+_TURNS, _NEXT_TURN = 24, "turn"
 #: Makes of a session's state another one; None if there is nothing to change.
 Change = Callable[[State], "State | None"]
 
@@ -95,26 +100,27 @@ class ObjectTier(ObjectBundler):
     def forget_deletions(self, older_than_ms: int) -> int:
         """Drop what is remembered of deletions before a time. See ColdTier."""
 
-        def change(state: State) -> State | None:
-            at_ms = state.deletion.up_to.ms or state.noted_ms
-            if state.deletion == NO_DELETION or at_ms >= older_than_ms:
-                return None
-            return replace(state, deletion=NO_DELETION, noted_ms=0)
-
-        return len(self._change_all(DELETED, change))
+        return len(self._change_all(DELETED, lambda state: _without_old_note(state, older_than_ms)))
 
     def _change_all(self, marks: int, change: Change) -> list[tuple[State, State]]:
         """Commit a change of all sessions with a mark and without a holder. Returns what changed."""
-        total: list[tuple[State, State]] = []
-        for shard in self._all_shards():
+
+        def changed_in(shard: Shard) -> list[tuple[State, State]]:
             shard.synced()
-            # Looked for first, a block at a time: others must not wait for a look at all sessions.
+            # Looked for first, some at a time: others must not wait for a look at all sessions.
             found = [session_id for session_id, state in shard.states(marks) if change(state) is not None]
-            for start in range(0, len(found), _AT_ONCE):
-                total += self._change_some(shard, found[start : start + _AT_ONCE], change)
-        return total
+            return self._change_some(shard, found, change)
+
+        return [one for some in self._of_each_shard(changed_in) for one in some]
 
     def _change_some(
+        self, shard: Shard, session_ids: Sequence[str], change: Change
+    ) -> list[tuple[State, State]]:
+        starts = range(0, len(session_ids), _AT_ONCE)
+        some = (session_ids[start : start + _AT_ONCE] for start in starts)
+        return [one for ids in some for one in self._change_together(shard, ids, change)]
+
+    def _change_together(
         self, shard: Shard, session_ids: Sequence[str], change: Change
     ) -> list[tuple[State, State]]:
         changed: list[tuple[State, State]] = []
@@ -135,18 +141,63 @@ class ObjectTier(ObjectBundler):
 
     def collect(self) -> Collected:
         """Make a snapshot of each shard, and remove what nothing refers to any more."""
-        total = Collected()
-        for shard in self._all_shards():
-            shard.synced()
-            shard.snapshot()
-            found = shard.collect()
-            total = Collected(total.segments + found.segments, total.snapshots + found.snapshots)
-        return total
+        sweep = partial(self._swept, self.now().earliest, lambda _: None)
+        found = self._of_each_shard(sweep)
+        return Collected(sum(one.segments for one in found), sum(one.snapshots for one in found))
 
-    def tidy(self) -> None:
-        """Collect; what the store refuses is done the next time."""
+    def _swept(self, now: float, change: Change, shard: Shard) -> Collected:
+        """Look at all states of a shard once: change those that are to be, make a snapshot, and collect."""
+        shard.synced()
+        live: set[int | None] = set()
+        due: list[str] = []
+        for session_id, state in shard.states():
+            live.update(part.segment for part in state.all_parts())
+            if change(state) is not None:
+                due.append(session_id)
+        # What they refer to stays until the next time: it is among the live.
+        self._change_some(shard, due, change)
+        shard.snapshot()
+        return shard.collect(now, live)
+
+    def tidy(self, now: Now, trash_days: float, older_than_ms: int) -> Iterator[None]:
+        """Empty the trash, forget deletions, and collect, in the shards whose turn it is. See ColdTier."""
+        trash_ms = _trash_before(now, trash_days)
+
+        def change(state: State) -> State | None:
+            emptied = _emptied(state, trash_ms)
+            return _without_old_note(emptied or state, older_than_ms) or emptied
+
+        def sweep(shard: Shard) -> None:
+            with self._noting_failures():
+                self._swept(now.earliest, change, shard)
+
+        turn: list[Shard] = []
+        with self._noting_failures():
+            turn = self._turn()
+        for start in range(0, len(turn), 1 + SIDE_BY_SIDE):
+            some = turn[start : start + 1 + SIDE_BY_SIDE]
+            side_by_side([partial(sweep, shard) for shard in some], SIDE_BY_SIDE)
+            yield
+
+    def _turn(self) -> list[Shard]:
+        """Return the shards whose turn it is. Called each hour, it names each of them once a day.
+
+        To look at all sessions is to read all that is known of them: to keep some for a day more costs less.
+        """
+        shards = self._all_shards()
+        share = -(-len(shards) // _TURNS)
+        if share == len(shards):
+            return shards
+        # Noted before they are looked at: one that kills the process must not take the others' turn.
+        begin = int(self.setting(_NEXT_TURN) or 0)
+        self.note_setting(_NEXT_TURN, str((begin + share) % len(shards)), anew=True)
+        return [shards[(begin + n) % len(shards)] for n in range(share)]
+
+    @contextmanager
+    def _noting_failures(self) -> Iterator[None]:
+        """What the store refuses is done the next time."""
         try:
-            self.collect()
+            yield
         except ArchiveError as error:
             self.counters.update(("collection_failures",))
             logger.warning("a collection was not finished: {}", told(error))
@@ -158,21 +209,22 @@ class ObjectTier(ObjectBundler):
         clocks = [self._clock.time(), *others]
         if self.identity() is not None:
             self.bucket.put(layout.PROBE, b"")
-            clocks.append(self.bucket.modified(layout.PROBE) or clocks[0])
+            # Where it went meanwhile, nothing is old.
+            clocks.append(self.bucket.modified(layout.PROBE) or 0.0)
         return now_by(clocks, "object store")
 
     def expired_sessions(self, ttl_seconds: float, now: Now) -> list[str]:
         """Return the sessions that have given no sign of life for so long."""
         # No sign of life is older than the last use: what was used since need not be looked at.
         before = Place(max(0, int((now.earliest - ttl_seconds) * 1000) + 1), b"")
-        found: list[str] = []
-        for shard in self._all_shards():
-            shard.synced()
+
+        def expired_in(shard: Shard) -> list[str]:
             put: dict[int, float] = {}
-            entries = self._entries(shard, before)
+            entries = self._entries(*self._newest_of(before, shard))
             over = (one for one in entries if self._is_over(shard, one, ttl_seconds, now, put))
-            found += [one.place.session_id for one in over]
-        return found
+            return [one.place.session_id for one in over]
+
+        return [session_id for some in self._of_each_shard(expired_in) for session_id in some]
 
     def _is_expired(self, shard: Shard, state: State, ttl_seconds: float, now: Now) -> bool:
         entry = entry_of("", state)
@@ -262,11 +314,24 @@ class ObjectTier(ObjectBundler):
 
     def empty_trash(self, now: Now, days: float) -> int:
         """Remove for good what has been in the trash for so many days. See ColdTier."""
-        before_ms = (now.earliest - days * DAY) * 1000
-
-        def change(state: State) -> State | None:
-            left = tuple(one for one in state.trash if one.ms >= before_ms)
-            return None if len(left) == len(state.trash) else replace(state, trash=left)
-
-        changed = self._change_all(TRASHED, change)
+        before_ms = _trash_before(now, days)
+        changed = self._change_all(TRASHED, lambda state: _emptied(state, before_ms))
         return sum(len(state.trash) - len(after.trash) for state, after in changed)
+
+
+def _trash_before(now: Now, days: float) -> float:
+    return (now.earliest - days * DAY) * 1000
+
+
+def _emptied(state: State, before_ms: float) -> State | None:
+    """Return a state without what has been in the trash since before a time; None if there is nothing."""
+    left = tuple(one for one in state.trash if one.ms >= before_ms)
+    return None if len(left) == len(state.trash) else replace(state, trash=left)
+
+
+def _without_old_note(state: State, older_than_ms: int) -> State | None:
+    """Return a state without the note of a deletion before a time; None if there is none."""
+    at_ms = state.deletion.up_to.ms or state.noted_ms
+    if state.deletion == NO_DELETION or at_ms >= older_than_ms:
+        return None
+    return replace(state, deletion=NO_DELETION, noted_ms=0)

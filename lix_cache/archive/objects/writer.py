@@ -10,10 +10,11 @@ from lix_cache.archive.doubts import doubts_about
 from lix_cache.archive.encoding import TURNS_PER_FRAME, WHOLE_FRAME_BYTES, encode_frames
 from lix_cache.archive.identity import Known, local_id, newcomers
 from lix_cache.archive.index import EMPTY, MAX_DECODED
+from lix_cache.archive.objects.base import SHARDS_AT_ONCE
 from lix_cache.archive.objects.reader import Moved, ObjectReader, contested_in
 from lix_cache.archive.objects.records import Part, Record, State, folded
 from lix_cache.archive.objects.repeats import Settled, repeats_about, repeats_in, settled
-from lix_cache.archive.objects.shard import SIDE_BY_SIDE, Commit, Shard
+from lix_cache.archive.objects.shard import Commit, Shard
 from lix_cache.errors import ArchiveUnavailable, LixCacheError
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of, with_id
 from lix_cache.storage.parallel import side_by_side
@@ -71,7 +72,7 @@ class ObjectWriter(ObjectReader):
             partial(self._append_together, self._numbered(number), session_ids, batch, contested or {})
             for number, session_ids in shards.items()
         ]
-        for done in side_by_side(calls, SIDE_BY_SIDE):
+        for done in side_by_side(calls, SHARDS_AT_ONCE - 1):
             results.update(done)
         for session_id, result in results.items():
             if batch[session_id] and not isinstance(result, LixCacheError):
