@@ -32,7 +32,7 @@ SLOTS = 16384
 
 #: Commands that are not about one key.
 _WITHOUT_KEY = frozenset(
-    {"PING", "TIME", "INFO", "SCAN", "CONFIG", "DBSIZE", "ACL", "COMMAND", "CLIENT", "MGET"}
+    {"PING", "TIME", "INFO", "SCAN", "CONFIG", "DBSIZE", "ACL", "COMMAND", "CLIENT", "CLUSTER", "MGET"}
 )
 
 
