@@ -17,6 +17,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench_objects import PRICED, PRICES
+
+from lix_cache.archive.objects.store_note import MOST_SHARDS
 
 #: Dollars for a GB-month there, the first 50 TB.
 STORAGE_PRICE = 0.023
@@ -35,30 +38,53 @@ GIB, GB = 2.0**30, 1e9
 AT_ONCE = 32
 
 
-def _of(value: float, meaning: str) -> Any:
-    return field(default=value, metadata={"meaning": meaning})
+#: The least that a rate or a size that must not be 0 can be.
+_SOME = 1e-6
+
+
+def _of(value: float, meaning: str, least: float = 0, most: float = math.inf) -> Any:
+    return field(default=value, metadata={"meaning": meaning, "least": least, "most": most})
+
+
+def _number_of(one: dataclasses.Field[Any]) -> Callable[[str], float]:
+    """Return what reads an option: a number that there can be."""
+    least, most = one.metadata["least"], one.metadata["most"]
+
+    def read(text: str) -> float:
+        value = float(text)
+        if math.isfinite(value) and least <= value <= most:
+            return value
+        low = "more than 0" if least == _SOME else f"at least {least:g}"
+        raise argparse.ArgumentTypeError(
+            f"{text} is not {low}" + f" and at most {most:g}" * (most < math.inf)
+        )
+
+    read.__name__ = "number"  # as argparse calls what float() refuses
+    return read
 
 
 @dataclass(frozen=True)
 class Assumptions:
     """What the application does, and how the store is set up."""
 
-    sessions: float = _of(10e6, "sessions that are stored at any time")
-    messages_per_second: float = _of(1000, "messages added, by users and assistants, mean over the day")
-    peak: float = _of(3, "busiest hour, as a multiple of the mean")
-    visit_messages: float = _of(10, "messages of one visit, from its first one to the last")
+    sessions: float = _of(10e6, "sessions that are stored at any time", 1)
+    messages_per_second: float = _of(
+        1000, "messages added, by users and assistants, mean over the day", _SOME
+    )
+    peak: float = _of(3, "busiest hour, as a multiple of the mean", 1)
+    visit_messages: float = _of(10, "messages of one visit, from its first one to the last", 1)
     visit_minutes: float = _of(10, "minutes that a visit takes")
     reads_per_message: float = _of(0.5, "get_context calls for each message: one before each answer")
-    days_unused: float = _of(14, "disk_ttl_days: days after its last use that a session is removed")
+    days_unused: float = _of(14, "disk_ttl_days: days after its last use that a session is removed", _SOME)
     idle_minutes: float = _of(120, "evict_after_minutes: idle minutes after which a session leaves Redis")
-    window: float = _of(20, "hot_window_size: messages that a context has")
-    batch: float = _of(10, "archive_batch_turns: messages by which a window grows before it is cut")
-    interval_seconds: float = _of(300, "evictor_interval_seconds, of the processes with a daemon")
-    processes: float = _of(20, "processes that bring sessions back")
-    daemons: float = _of(4, "processes with a daemon; all others have evictor_enabled=False")
-    buckets: float = _of(1024, "redis_buckets; the archive has as many logs")
-    masters_gib: float = _of(13, "maxmemory of one master: what a server of 16 GiB can give")
-    fill: float = _of(0.7, "share of it that is in use in the busiest hour")
+    window: float = _of(20, "hot_window_size: messages that a context has", 1)
+    batch: float = _of(10, "archive_batch_turns: messages by which a window grows before it is cut", 1)
+    interval_seconds: float = _of(300, "evictor_interval_seconds, of the processes with a daemon", _SOME)
+    processes: float = _of(20, "processes that bring sessions back", 1)
+    daemons: float = _of(4, "processes with a daemon; all others have evictor_enabled=False", 1)
+    buckets: float = _of(1024, "redis_buckets; the archive has as many logs", 1, MOST_SHARDS)
+    masters_gib: float = _of(13, "maxmemory of one master: what a server of 16 GiB can give", _SOME)
+    fill: float = _of(0.7, "share of it that is in use in the busiest hour", _SOME, 1)
     replicas: float = _of(1, "replicas of each master")
 
 
@@ -291,7 +317,7 @@ def main() -> int:
     for one in dataclasses.fields(Assumptions):
         option = f"--{one.name.replace('_', '-')}"
         parser.add_argument(
-            option, type=float, default=one.default, help=f"{one.metadata['meaning']} (%(default)g)"
+            option, type=_number_of(one), default=one.default, help=f"{one.metadata['meaning']} (%(default)g)"
         )
     parser.add_argument("--measure", action="store_true", help="measure the unit costs anew, and use them")
     parser.add_argument(
