@@ -179,7 +179,7 @@ define install
 		find $(VENV) -mindepth 1 ! -path $(VENV)/.unfinished -delete && \
 		$(PYTHON) -m venv $(VENV); fi
 	@touch $(VENV)/.unfinished
-	@echo "installing $(1) into $(VENV)"
+	@echo "installing $(1) into $(VENV); pip says nothing meanwhile, for minutes where much is new"
 	@$(BIN)/python -m pip install --quiet -e '$(1)'
 	@rm $(VENV)/.unfinished
 	@touch $@

@@ -11,11 +11,13 @@ from bench_objects import PRICES
 from lix_cache.archive.objects.opened import KEPT_BYTES, SCAN_BYTES
 from lix_cache.archive.objects.shard import SNAPSHOT_EVERY
 from lix_cache.archive.objects.snapshot import BLOCK_BYTES, RUN_BYTES
+from lix_cache.archive.objects.store_note import MOST_SHARDS
 
 __all__ = [
     "MEASURED",
     "MEMORY_PRICE",
     "MONTH",
+    "SOME",
     "STORAGE_PRICE",
     "Assumptions",
     "Figures",
@@ -42,32 +44,36 @@ CHANGED_AT_ONCE, LISTED = 256, 1000
 SNAPSHOTS = f"snapshots, one for {SNAPSHOT_EVERY} puts of a log"
 
 
-def _of(value: float, meaning: str) -> Any:
-    return field(default=value, metadata={"meaning": meaning})
+#: The least that a rate or a size that must not be 0 can be.
+SOME = 1e-6
+
+
+def _of(value: float, meaning: str, least: float = 0, most: float = math.inf) -> Any:
+    return field(default=value, metadata={"meaning": meaning, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
 class Assumptions:
     """What the application does, and how the store is set up."""
 
-    sessions: float = _of(10e6, "sessions that are stored at any time")
-    messages_per_second: float = _of(1000, "messages added, by users and assistants, mean over the day")
-    peak: float = _of(3, "busiest hour, as a multiple of the mean")
-    visit_messages: float = _of(10, "messages of one visit, from its first one to the last")
+    sessions: float = _of(10e6, "sessions that are stored at any time", 1)
+    messages_per_second: float = _of(1000, "messages added, by users and assistants, mean over the day", SOME)
+    peak: float = _of(3, "busiest hour, as a multiple of the mean", 1)
+    visit_messages: float = _of(10, "messages of one visit, from its first one to the last", 1)
     visit_minutes: float = _of(10, "minutes that a visit takes")
     reads_per_message: float = _of(0.5, "get_context calls for each message: one before each answer")
     trash_days: float = _of(7, "archive_trash_days: days that what expired is kept")
-    days_unused: float = _of(14, "disk_ttl_days: days after its last use that a session is removed")
+    days_unused: float = _of(14, "disk_ttl_days: days after its last use that a session is removed", SOME)
     idle_minutes: float = _of(120, "evict_after_minutes: idle minutes after which a session leaves Redis")
-    window: float = _of(20, "hot_window_size: messages that a context has")
-    batch: float = _of(10, "archive_batch_turns: messages by which a window grows before it is cut")
-    interval_seconds: float = _of(300, "evictor_interval_seconds, of the processes with a daemon")
-    processes: float = _of(20, "processes that bring sessions back")
-    daemons: float = _of(6, "processes with a daemon; all others have evictor_enabled=False")
-    buckets: float = _of(1024, "redis_buckets; the archive has as many logs")
+    window: float = _of(20, "hot_window_size: messages that a context has", 1)
+    batch: float = _of(10, "archive_batch_turns: messages by which a window grows before it is cut", 1)
+    interval_seconds: float = _of(300, "evictor_interval_seconds, of the processes with a daemon", SOME)
+    processes: float = _of(20, "processes that bring sessions back", 1)
+    daemons: float = _of(6, "processes with a daemon; all others have evictor_enabled=False", 1)
+    buckets: float = _of(1024, "redis_buckets; the archive has as many logs", 1, MOST_SHARDS)
     request_ms: float = _of(20, "milliseconds that a request to object storage takes")
-    masters_gib: float = _of(13, "maxmemory of one master: what a server of 16 GiB can give")
-    fill: float = _of(0.7, "share of it that is in use in the busiest hour")
+    masters_gib: float = _of(13, "maxmemory of one master: what a server of 16 GiB can give", SOME)
+    fill: float = _of(0.7, "share of it that is in use in the busiest hour", SOME, 1)
     replicas: float = _of(1, "replicas of each master")
 
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from _scale_model import (
     MEASURED,
     MEMORY_PRICE,
     MONTH,
+    SOME,
     STORAGE_PRICE,
     Assumptions,
     UnitCosts,
@@ -35,6 +38,23 @@ from _scale_model import (
 from bench_objects import PRICED
 
 __all__ = ["MEASURED", "Assumptions", "log_index", "simulate", "turn_of"]
+
+
+def _number_of(one: dataclasses.Field[Any]) -> Callable[[str], float]:
+    """Return what reads an option: a number that there can be."""
+    least, most = one.metadata["least"], one.metadata["most"]
+
+    def read(text: str) -> float:
+        value = float(text)
+        if math.isfinite(value) and least <= value <= most:
+            return value
+        low = "more than 0" if least == SOME else f"at least {least:g}"
+        raise argparse.ArgumentTypeError(
+            f"{text} is not {low}" + f" and at most {most:g}" * (most < math.inf)
+        )
+
+    read.__name__ = "number"  # as argparse calls what float() refuses
+    return read
 
 
 def size(count: float) -> str:
@@ -125,7 +145,7 @@ def main() -> int:
     for one in dataclasses.fields(Assumptions):
         option = f"--{one.name.replace('_', '-')}"
         parser.add_argument(
-            option, type=float, default=one.default, help=f"{one.metadata['meaning']} (%(default)g)"
+            option, type=_number_of(one), default=one.default, help=f"{one.metadata['meaning']} (%(default)g)"
         )
     parser.add_argument("--measure", action="store_true", help="measure the unit costs anew, and use them")
     parser.add_argument(

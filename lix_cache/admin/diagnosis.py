@@ -23,10 +23,13 @@ def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
     """Yield what there is to say about the server; only that it is unreachable if it is."""
     if facts.trouble:
         for setting, text in facts.trouble.items():
-            yield Check("server", "fail", f"{setting}: {text}", _REACH)
+            is_of_many = "+cluster://" in facts.where or "+sentinel://" in facts.where
+            yield Check("server", "fail", f"{setting}: {text}", _REACH_MANY if is_of_many else _REACH)
         return
-    yield Check("server", "ok", f"{facts.where} answers, all three layers")
+    of_many = f": {len(facts.masters)} masters" if facts.masters else ""
+    yield Check("server", "ok", f"{facts.where} answers, all three layers{of_many}")
     yield _version(facts)
+    yield from _cluster(facts)
     if facts.no_writes is not None:
         yield Check("writes", "fail", facts.no_writes, _WRITES)
     else:
@@ -42,6 +45,30 @@ def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
         yield _memory(facts)
     yield _clock(facts)
     yield _evictor(facts, config.session)
+
+
+def _cluster(facts: RedisFacts) -> Iterator[Check]:
+    alone = sorted(master for master, replicas in facts.masters.items() if not replicas)
+    if alone:
+        yield Check(
+            "replicas",
+            "warn",
+            f"{len(alone)} of {len(facts.masters)} masters have none: {', '.join(alone)}; while one is away, "
+            "its sessions go by on_redis_error",
+            "give each master one: redis-cli --cluster add-node NEW:PORT ANY:PORT --cluster-slave",
+        )
+    elif facts.masters:
+        yield Check("replicas", "ok", f"each of the {len(facts.masters)} masters has one")
+    if facts.full_coverage == "yes":
+        yield Check(
+            "full coverage",
+            "warn",
+            "cluster-require-full-coverage yes: where one master is away and no replica takes over, all the "
+            "nodes refuse all commands",
+            "on each node: CONFIG SET cluster-require-full-coverage no, and the same in redis.conf",
+        )
+    elif facts.full_coverage is not None:
+        yield Check("full coverage", "ok", "not required: where one master is away, the others go on")
 
 
 def _version(facts: RedisFacts) -> Check:
@@ -62,20 +89,24 @@ _WRITES = (
 )
 _ANOTHER_ARCHIVE = "name that archive in archive_dir or archive_url; give another application its own prefix"
 _REACH = "the settings are redis_url, or redis_host, redis_port, redis_username and redis_password"
+_REACH_MANY = (
+    "the sessions of other nodes go on; wait for the replica, or start the server again. Where none answers, "
+    "look at the address: redis_url"
+)
 _ALLOW_INFO = "allow it, so that persistence and memory can be looked at: ACL SETUSER <user> +info"
 
 
 def _permissions(facts: RedisFacts, redis: RedisSettings) -> Check:
     user = redis.username or "default"
     if facts.refused:
-        what, text = next(iter(facts.refused.items()))
-        more = f" and {len(facts.refused) - 1} more" if len(facts.refused) > 1 else ""
-        return Check(
-            "permissions",
-            "fail",
-            f"refused: {what}{more} ({text})",
-            f"ACL SETUSER {user} ~{redis.key_prefix}:* +@all -@dangerous +info",
+        advice = (
+            "the user is allowed to: look at the words of the server, at its configuration and its version"
         )
+        if facts.is_denied:
+            advice = f"ACL SETUSER {user} ~{redis.key_prefix}:* +@all -@dangerous +info"
+            advice += " +cluster|slots +cluster|nodes" if facts.masters else ""
+        text = next(iter(facts.refused.values()))
+        return Check("permissions", "fail", f"refused: {', '.join(facts.refused)} ({text})", advice)
     if facts.refused_admin:
         return Check(
             "permissions",
@@ -148,9 +179,11 @@ def _memory(facts: RedisFacts) -> Check:
     name = "memory"
     used = int(facts.info.get("used_memory", 0))
     limit = int(facts.info.get("maxmemory", 0))
-    of_what = "maxmemory"
+    of_what = "the maxmemory of all masters" if facts.masters else "maxmemory"
     if not limit:
-        limit, of_what = int(facts.info.get("total_system_memory", 0)), "the machine's memory"
+        limit = int(facts.info.get("total_system_memory", 0))
+        # A machine with several masters is counted for each: which share one is not told.
+        of_what = "the memory of all masters' machines" if facts.masters else "the machine's memory"
     if not limit:
         return Check(name, "ok", f"{used / _MB:.1f} MB used")
     share = used / limit
@@ -194,8 +227,10 @@ def _evictor(facts: RedisFacts, session: SessionSettings) -> Check:
 
 
 def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
-    """Yield what there is to say about the archive folder."""
-    if facts.trouble is not None:
+    """Yield what there is to say about the archive."""
+    if not facts.is_folder:
+        yield _log(facts)
+    elif facts.trouble is not None:
         yield Check(
             "archive folder",
             "fail",
@@ -231,6 +266,12 @@ def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
             f"{facts.set_aside} files hold damaged bytes that were set aside",
             "lix-cache verify names them; keep them until you know what was lost",
         )
+
+
+def _log(facts: DiskFacts) -> Check:
+    if facts.trouble is None:
+        return Check("archive", "ok", f"{facts.folder} can be written to")
+    return Check("archive", "fail", facts.trouble, "archive_url names it, or --archive-dir")
 
 
 def _room(facts: DiskFacts) -> Check:

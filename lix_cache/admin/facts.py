@@ -25,9 +25,12 @@ class RedisFacts:
         appendfsync: when the append-only file is synced; None if the server does not tell.
         clock_ahead: seconds that the server's clock is ahead of ours.
         refused: what the library does that the server refused, and its words.
+        is_denied: some of it because the user may not do it.
         refused_admin: the same for what only the administration does.
         overdue: sessions that should have been moved to disk a while ago.
         evictor_runs: whether some process's evictor has been at work just now.
+        masters: of a cluster, each with its replicas; empty for one server, and where it is not told.
+        full_coverage: ``cluster-require-full-coverage`` of a cluster; None if it is not told.
     """
 
     where: str
@@ -40,17 +43,20 @@ class RedisFacts:
     appendfsync: str | None = None
     clock_ahead: float | None = None
     refused: dict[str, str] = field(default_factory=dict)
+    is_denied: bool = False
     refused_admin: dict[str, str] = field(default_factory=dict)
     overdue: int = 0
     evictor_runs: bool = False
+    masters: Mapping[str, set[str]] = field(default_factory=dict)
+    full_coverage: str | None = None
 
 
 @dataclass(frozen=True)
 class DiskFacts:
-    """The archive folder as it is now.
+    """The archive as it is now.
 
     Attributes:
-        folder: its path.
+        folder: its path, or its URL.
         exists: whether it is there.
         trouble: why a file could not be written, synced and removed there; None if it could.
         locks_work: whether a lock keeps a second writer out.
@@ -58,6 +64,7 @@ class DiskFacts:
         total_bytes: size of its disk; 0 where that is not known.
         pending: sessions that an outage left in two parts.
         set_aside: files with damaged bytes that repairs made.
+        is_folder: of files, and not a log under a URL.
     """
 
     folder: str
@@ -68,3 +75,4 @@ class DiskFacts:
     total_bytes: int
     pending: int
     set_aside: int
+    is_folder: bool = True

@@ -69,8 +69,8 @@ def look_at_redis(store: SessionStore, config: CacheConfig) -> RedisFacts:
     if isinstance(closed, RedisUnavailable):
         facts.no_writes = str(closed)
     else:
-        _try_sessions(drive, config, facts.refused)
-        _try_caches(config, facts.refused)
+        _try_sessions(drive, store, config, facts)
+        _try_caches(config, facts)
     try:
         drive(agree(store, notes=False))
     except LayoutMismatch as error:
@@ -95,13 +95,22 @@ def _tried(refused: dict[str, str], what: str, call: Callable[[], object]) -> ob
         return None
 
 
+def _needed(facts: RedisFacts, what: str, call: Callable[[], object]) -> None:
+    """Try what the library does; note whether the user may not do it, or the server refuses it anyway."""
+    try:
+        call()
+    except RedisError as error:
+        facts.refused[what] = _short(error)
+        facts.is_denied |= isinstance(error, RedisAuthError)
+
+
 def _short(error: RedisError) -> str:
     # The server's own words are behind the first colon; those before name it once more.
     text = str(error.__cause__ or error)
     return text if isinstance(error, RedisAuthError) else str(error)
 
 
-def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str]) -> None:
+def _try_sessions(drive: SyncDriver, store: SessionStore, config: CacheConfig, facts: RedisFacts) -> None:
     keys = Keys(f"{config.redis_key_prefix}:doctor-{uuid.uuid4().hex[:8]}")
     hot = HotWindow(keys, _PROBE_TTL_MS, config.archive_batch_turns)
     turn = Turn(MessageId(1, 0), {"role": "user", "content": "a probe", "timestamp": 0.001, "metadata": {}})
@@ -128,7 +137,10 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
         "forget a window": hot.forget("a", turn.id),
     }
     for what, command in steps.items():
-        _tried(refused, what, partial(drive, ask(command)))
+        if not store.layout.meets_old:
+            # As the library sends it: what the old package left is in another slot than ours.
+            command = hot.old.without_list(command) or command
+        _needed(facts, what, partial(drive, ask(command)))
     buckets = (keys.layout(), keys.active(0), keys.overflow(0), keys.high_water(0), keys.lease(0))
     left = (
         keys.window("a"),
@@ -138,23 +150,23 @@ def _try_sessions(drive: SyncDriver, config: CacheConfig, refused: dict[str, str
         *keys.known("a"),
         *buckets,
     )
-    _tried(refused, "delete a key", lambda: drive(ask(("DEL", *left))))
+    _needed(facts, "delete a key", lambda: drive(ask(("DEL", *left))))
 
 
-def _try_caches(config: CacheConfig, refused: dict[str, str]) -> None:
+def _try_caches(config: CacheConfig, facts: RedisFacts) -> None:
     config = config.replace(
         redis_key_prefix=f"{config.redis_key_prefix}:doctor-{uuid.uuid4().hex[:8]}",
         embedding_dim=None,
         on_cache_error="raise",
     )
     answers = SemanticCacheRedis("doctor", config, ttl_seconds=1)
-    _tried(refused, "cache an answer", lambda: answers.set("url", [1.0, 0.0], "a probe"))
-    _tried(refused, "find an answer", lambda: answers.get("url", [1.0, 0.0]))
-    _tried(refused, "drop answers", answers.clear_session)
+    _needed(facts, "cache an answer", lambda: answers.set("url", [1.0, 0.0], "a probe"))
+    _needed(facts, "find an answer", lambda: answers.get("url", [1.0, 0.0]))
+    _needed(facts, "drop answers", answers.clear_session)
     vectors = URLEmbeddingCache("doctor", config, ttl_seconds=1)
-    _tried(refused, "cache a URL's vector", lambda: vectors.set("url", [1.0, 0.0]))
-    _tried(refused, "find a URL's vector", lambda: vectors.get("url"))
-    _tried(refused, "find URL vectors", lambda: vectors.batch_get(["url", "another"]))
+    _needed(facts, "cache a URL's vector", lambda: vectors.set("url", [1.0, 0.0]))
+    _needed(facts, "find a URL's vector", lambda: vectors.get("url"))
+    _needed(facts, "find URL vectors", lambda: vectors.batch_get(["url", "another"]))
 
 
 def _ask_about_itself(drive: SyncDriver, store: SessionStore, facts: RedisFacts) -> None:
@@ -163,6 +175,10 @@ def _ask_about_itself(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
     facts.info = info if isinstance(info, dict) else {}
     facts.save = _setting(drive, refused, "save")
     facts.appendfsync = _setting(drive, refused, "appendfsync")
+    if store.endpoint.kind == "cluster":
+        facts.full_coverage = _setting(drive, refused, "cluster-require-full-coverage")
+        served = _tried(refused, "CLUSTER SLOTS", lambda: drive(ask(("CLUSTER", "SLOTS"))))
+        facts.masters = _with_replicas(served)
     window = store.hot.keys.window("doctor")
     _tried(refused, "MEMORY USAGE", lambda: drive(ask(("MEMORY", "USAGE", window))))
     _tried(refused, "SCAN", lambda: drive(ask(("SCAN", 0, "MATCH", window, "COUNT", 1))))
@@ -171,6 +187,15 @@ def _ask_about_itself(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
     server = _tried(facts.refused, "read the clock", lambda: drive(server_time()))
     if isinstance(server, float):
         facts.clock_ahead = server - (before + store.clock.time()) / 2
+
+
+def _with_replicas(served: object) -> dict[str, set[str]]:
+    """Return the masters with their replicas, by address, of what CLUSTER SLOTS answers."""
+    found: dict[str, set[str]] = {}
+    for _, _, *nodes in served if isinstance(served, list) else ():
+        master, *replicas = [f"{host.decode()}:{port}" for host, port, *_ in nodes]
+        found.setdefault(master, set()).update(replicas)
+    return found
 
 
 def _setting(drive: SyncDriver, refused: dict[str, str], name: str) -> str | None:
@@ -188,11 +213,10 @@ def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
     latest = store.clock.time() + facts.clock_ahead - store.settings.idle_seconds - GRACE_SECONDS
     every: Sequence[int] = range(keys.buckets)
     counts: dict[int, Command] = {b: ("ZCOUNT", keys.active(b), "-inf", int(latest * 1000)) for b in every}
-    leases: dict[int, Command] = {b: ("EXISTS", keys.lease(b)) for b in every}
     late = _tried(facts.refused_admin, "ZCOUNT", lambda: drive(ask_each(counts)))
     facts.overdue += sum(map(int, late.values())) if isinstance(late, dict) else 0
-    held = _tried(facts.refused_admin, "EXISTS", lambda: drive(ask_each(leases)))
-    facts.evictor_runs |= isinstance(held, dict) and any(map(bool, held.values()))
+    told = _tried(facts.refused_admin, "EXISTS", lambda: drive(ask(("EXISTS", keys.rounds()))))
+    facts.evictor_runs = bool(told)
 
 
 def look_at_disk(store: SessionStore) -> DiskFacts:
@@ -231,6 +255,7 @@ def _look_at_objects(tier: ObjectTier) -> DiskFacts:
         total_bytes=0,
         pending=len(_listed(tier.pending_sessions)),
         set_aside=0,
+        is_folder=False,
     )
 
 

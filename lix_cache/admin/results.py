@@ -117,8 +117,8 @@ class StoreStats:
         hot_sessions: sessions in Redis.
         hot_messages: messages in Redis.
         window_bytes: memory of the session windows.
-        archive_files: ``.huff`` files.
-        archive_turns: messages in them.
+        archive_files: sessions in the archive: ``.huff`` files, where it is a folder.
+        archive_turns: messages of theirs.
         archive_bytes: their size.
         unreadable_files: files that do not even tell how many messages they hold.
         set_aside_files: damaged bytes that a repair put into files of their own.
@@ -128,6 +128,7 @@ class StoreStats:
         semantic_scopes: session and URL pairs with cached responses, of SemanticCacheRedis.
         answer_scopes: contexts with cached responses, of SemanticCache.
         url_embeddings: cached URL vectors.
+        masters: servers that have the keys; the memory is that of all of them together.
     """
 
     server: str
@@ -147,6 +148,7 @@ class StoreStats:
     semantic_scopes: int
     answer_scopes: int
     url_embeddings: int
+    masters: int = 1
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from lix_cache.admin.probe import GRACE_SECONDS
 from lix_cache.admin.results import StoreStats
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.hot.slots import nodes_for
 from lix_cache.session import rounds
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ def totals(store: SessionStore, config: CacheConfig, drive: StoreDriver) -> Stor
         there = SyncDriver(endpoint_for(config.redis, db), store.clock)
         return len(there(flows.find_keys(pattern)))
 
-    # An evictor that is at work holds the lease of a bucket, or has just held it. One key a command: each
-    # bucket may be on a node of its own.
-    leases = (drive(flows.ask(("EXISTS", keys.lease(one)))) for one in range(keys.buckets))
     overdue = drive(flows.server_time()) - store.settings.idle_seconds - GRACE_SECONDS
     is_valkey = "valkey_version" in info
     return StoreStats(
@@ -52,8 +50,9 @@ def totals(store: SessionStore, config: CacheConfig, drive: StoreDriver) -> Stor
         set_aside_files=len(files.set_aside(archive)),
         pending_sessions=len(archive.store.pending_sessions()),
         overdue_sessions=sum(1 for used in hot.values() if used < overdue),
-        evictor_runs=any(leases),
+        evictor_runs=bool(drive(flows.ask(("EXISTS", keys.rounds())))),
         semantic_scopes=count(config.semantic_redis_db, keys.semantic_scope_pattern()),
         answer_scopes=count(config.semantic_redis_db, keys.answer_scope_pattern()),
         url_embeddings=count(config.url_cache_redis_db, keys.url_pattern()),
+        masters=len(nodes_for(store.endpoint).masters) if store.endpoint.kind == "cluster" else 1,
     )

@@ -52,11 +52,19 @@ def _show_version(wanted: bool) -> None:
 def _global_options(
     ctx: typer.Context,
     redis_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="redis://, rediss:// or unix:// address of the server.")
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address of the server: redis://, rediss:// or unix://; of several: "
+            "redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE.",
+        ),
     ] = None,
     prefix: Annotated[str | None, typer.Option(help="First part of every key.")] = None,
     archive_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of the .huff files, or s3://bucket/prefix.")
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder of the .huff files; or s3://bucket/prefix or file:///folder, a log."
+        ),
     ] = None,
     env_prefix: Annotated[
         str, typer.Option(help="Prefix of the environment variables with settings: X_REDIS_HOST, …")

@@ -21,7 +21,7 @@ from lix_cache import (
     RedisAuthError,
     RedisUnavailable,
 )
-from lix_cache._advice import for_command_line
+from lix_cache._advice import PRIVATE_REDIS, for_command_line
 from lix_cache.cli.output import to_stderr, visible
 
 #: Newer versions of Typer show the type of every option, that of flags as well: "--json <bool>".
@@ -40,10 +40,6 @@ _INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__base__
 
 _NEXT = (
-    (
-        RedisUnavailable,
-        "start it, name another server with --redis-url, or use a private one with --embedded",
-    ),
     (RedisAuthError, "'lix-cache doctor' says what the user may not do"),
     (ArchiveCorrupt, "'lix-cache verify' says which bytes are damaged; the rest can be read"),
     (ArchiveBusy, "try again when the other process is done"),
@@ -107,9 +103,8 @@ class SayingGroup(FlowingGroup):
             if ctx.params.get("traceback"):
                 raise
             advice = next((text for kind, text in _NEXT if isinstance(error, kind)), "")
-            if isinstance(error, RedisUnavailable) and ctx.params.get("embedded"):
-                # A server is there and cannot serve: a private one would look like an empty one.
-                advice = "wait for it, or name another server with --redis-url"
+            if isinstance(error, RedisUnavailable):
+                advice = _start_or_wait(error, is_embedded=bool(ctx.params.get("embedded")))
             complain(_words(error), advice)
             wrong = isinstance(error, (ConfigError, InvalidInput))
             raise typer.Exit(WRONG_USE if wrong else PROBLEM) from None
@@ -127,6 +122,14 @@ class SayingGroup(FlowingGroup):
                 if hasattr(error, "possibilities"):
                     error.possibilities = None
             raise
+
+
+def _start_or_wait(error: RedisUnavailable, *, is_embedded: bool) -> str:
+    """Return what to do about a server that is away, by whether it says that there may be none."""
+    if PRIVATE_REDIS in str(error) and not is_embedded:
+        return "start it, name another server with --redis-url, or use a private one with --embedded"
+    # A server is there and cannot serve, or is one of several: a private one would look like an empty one.
+    return "wait for it, or name another server with --redis-url"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from lix_cache.admin import StoreStats
 from lix_cache.cli.terminal import SafeConsole, in_plain_letters, visible
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "print_indented",
     "print_json",
     "progress",
+    "server_memory",
     "to_stderr",
     "visible",
     "write_all",
@@ -70,6 +72,12 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def server_memory(stats: StoreStats) -> str:
+    """Return what a store's servers use, in words."""
+    used = f"{human_bytes(stats.server_memory_bytes)} in use, for all clients"
+    return used if stats.masters == 1 else f"{used}; {stats.masters} masters together"
 
 
 def counted(count: int, what: str) -> str:

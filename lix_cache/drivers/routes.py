@@ -1,9 +1,10 @@
 """How commands reach the nodes of a cluster, or the server that Sentinel names: one flow for both variants.
 
 A node that does not serve a slot says so and does nothing. So what it sends elsewhere is sent there (MOVED
-and ASK name the node), and what it cannot do yet is sent again (TRYAGAIN, CLUSTERDOWN), until the time for an
-answer is over. A command whose connection broke is not sent again here: it may have been done, and the flow
-that sent it decides what to make of that.
+and ASK name the node), and what it cannot do yet is sent again (TRYAGAIN), until the time for an answer is
+over. So is what a cluster that is down refuses (CLUSTERDOWN), as long as a replica is taking over; else it is
+given up soon, because that may last and each call would wait. A command whose connection broke is not sent
+again here: it may have been done, and the flow that sent it decides what to make of that.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from lix_cache.drivers.commands import packed, wait_for_replica, with_replicas
 from lix_cache.effects import Flow, NodeAsk, NodeAsks, RedisCall, Sleep
 from lix_cache.errors import RedisError, RedisUnavailable
 from lix_cache.hot.connections import NewConnection
-from lix_cache.hot.slots import Node, Nodes, Range, address_of, nodes_for, ranges_of, redirected
+from lix_cache.hot.slots import (
+    Node,
+    Nodes,
+    Range,
+    address_of,
+    is_taking_over,
+    nodes_for,
+    ranges_of,
+    redirected,
+)
 from lix_cache.hot.spread import Joined, spread
 from lix_cache.hot.trouble import reply_code, translate
 
@@ -33,6 +43,11 @@ __all__ = ["Routes", "routes_for"]
 _PAUSES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.025)
 #: So often a command is sent elsewhere without a pause.
 _HOPS = 3
+#: Seconds after which a cluster that is down is given up, unless a replica was taking over in this time: its
+#: nodes hear of each other's state within tenths of a second.
+_DOWN_SECONDS = 0.3
+#: Seconds for which no further call waits for it. What finds it down again, puts the end of them off.
+_DOWN_FOR = 10.0
 _ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY"})
 _ASKING: Command = ("ASKING",)
 
@@ -49,6 +64,7 @@ class _Todo:
         is_asking: the node does not own the slot yet.
         is_fixed: it is for that node alone.
         is_whole: a node did not know the script.
+        is_last: it is not sent again, should the cluster be down there too.
     """
 
     at: int
@@ -58,6 +74,7 @@ class _Todo:
     is_asking: bool = False
     is_fixed: bool = False
     is_whole: bool = False
+    is_last: bool = False
 
 
 class _Round:
@@ -67,6 +84,7 @@ class _Round:
         replies: the answers so far.
         again: commands to be sent again.
         elsewhere: those that are sent again only if their slot has another owner than this.
+        down: those that are sent again for as long as the cluster is waited for, or the owner is another.
         waits: not at once.
         waits_for_replica: after each answer comes how many replicas have it.
     """
@@ -76,6 +94,7 @@ class _Round:
         self.waits_for_replica = waits_for_replica
         self.again: list[_Todo] = []
         self.elsewhere: list[tuple[_Todo, Node]] = []
+        self.down: list[tuple[_Todo, Node | None]] = []
         self.waits = False
 
 
@@ -91,6 +110,8 @@ class Routes:
     def __init__(self, endpoint: Endpoint, clock: Clock = SYSTEM_CLOCK, nodes: Nodes | None = None) -> None:
         self.endpoint, self._clock = endpoint, clock
         self.nodes = nodes or Nodes(endpoint)
+        # When a look last found that a replica takes over, and when a cluster that is down was given up.
+        self._taken_over = self._given_up = -_DOWN_FOR
 
     def owner(self, call: RedisCall) -> Node | None:
         """Return the node that a command can be sent to at once; None where the flow must look first."""
@@ -119,7 +140,8 @@ class Routes:
             NewConnection: the connection at hand is newer; nothing was sent.
             RedisError: no server says where the commands go; nothing was sent.
         """
-        end = self._clock.monotonic() + self.endpoint.timeout
+        began = self._clock.monotonic()
+        end = began + self.endpoint.timeout
         # What came of a command that was sent is never replaced by a look that fails: it may have been done.
         if first is None and self.nodes.is_stale:
             trouble = yield from self._look()
@@ -141,11 +163,13 @@ class Routes:
                 results = yield NodeAsks(asks)
             for (node, group), result in zip(groups.items(), results, strict=True):
                 self._sort(node, group, result, one)
-            if not one.again and not one.elsewhere:
+            if not one.again and not one.elsewhere and not one.down:
                 break
-            todo = yield from self._left(one)
+            todo = yield from self._left(one, began)
             # Requests and looks take their time too: a node that does not answer holds up each of them.
             if not todo or self._clock.monotonic() >= end:
+                if todo and one.down:
+                    self._given_up = self._clock.monotonic()
                 break
             tries += 1
             if one.waits or tries > _HOPS:
@@ -175,8 +199,7 @@ class Routes:
             if node is None:
                 nodes.doubted = nodes.masters[0]
                 one.replies[command.at] = self._unserved(command.slot)
-                one.again.append(command)
-                one.waits = True
+                one.down.append((command, None))
                 continue
             if opened is not None and (number := nodes.moved_since(command.slot, opened)) is not None:
                 raise NewConnection(number)
@@ -214,6 +237,7 @@ class Routes:
             one.replies[command.at] = ours
         if isinstance(ours, RedisUnavailable):
             self.nodes.doubted = node
+            self.nodes.heard(node, answers=False)
             if not ours.maybe_done:
                 one.elsewhere += [(command, node) for command in group if not command.is_fixed]
 
@@ -236,35 +260,57 @@ class Routes:
             self.nodes.doubted = node
             one.elsewhere.append((command, node))
             return
+        if code == "CLUSTERDOWN":
+            self.nodes.doubted = node
+            one.down.append((command, node))
+            return
         one.again.append(command)
-        if code == "TRYAGAIN" or code == "CLUSTERDOWN":
+        if code == "TRYAGAIN":
             one.waits = True
-            if code == "CLUSTERDOWN":
-                self.nodes.doubted = node
         elif code == "ASK":
             command.node, command.is_asking = self.nodes.node(*redirected(error, node)[1:]), True
         else:
             self.nodes.move(*redirected(error, node))
 
-    def _left(self, one: _Round) -> Flow[list[_Todo]]:
+    def _left(self, one: _Round, began: float) -> Flow[list[_Todo]]:
         """Return what is to be sent again, by what the nodes say now of who has which slot."""
         if not self.nodes.is_stale:
             return one.again
-        yield from self._look()
+        yield from self._look(is_down=bool(one.down))
         left = one.again
+        if one.down:
+            one.waits = True
+            is_given_up = self._gives_up(began)
+            for command, said in one.down:
+                if not is_given_up or (self.nodes.owners[command.slot] is not said and not command.is_last):
+                    command.is_last = is_given_up
+                    left.append(command)
         for command, before in one.elsewhere:
             if self.nodes.owners[command.slot] is not before:
                 command.node, command.is_asking = None, False
                 left.append(command)
         return left
 
-    def _look(self) -> Flow[RedisError | None]:
-        """Ask who serves what. Returns why that is not known, if no server says it."""
+    def _gives_up(self, began: float) -> bool:
+        """Return whether a cluster that is down is not waited for any longer, and note it for other calls."""
+        now = self._clock.monotonic()
+        if now - self._given_up >= _DOWN_FOR and now - max(began, self._taken_over) < _DOWN_SECONDS:
+            return False
+        self._given_up = now
+        return True
+
+    def _look(self, *, is_down: bool = False) -> Flow[RedisError | None]:
+        """Ask who serves what. Returns why that is not known, if no server says it.
+
+        Of a cluster that is down it also finds out whether a replica takes over.
+        """
         trouble: RedisError | None = None
         said: list[Range] = []
         now = self.nodes.owners[0]
         for node in self.nodes.askable():
-            (result,) = yield NodeAsks([NodeAsk(node, packed((self._where(),)), 1)])
+            words = (self._where(), ("CLUSTER", "NODES")) if is_down else (self._where(),)
+            (result,) = yield NodeAsks([NodeAsk(node, packed(words), len(words))])
+            self.nodes.heard(node, answers=not isinstance(result, Exception))
             answer = result if isinstance(result, Exception) else result[0]
             if isinstance(answer, Exception):
                 ours = translate(answer, node.endpoint)
@@ -277,6 +323,8 @@ class Routes:
                 trouble = trouble or found
                 continue
             said = found
+            if is_down and is_taking_over(result[1]):
+                self._taken_over = self._clock.monotonic()
             if self.nodes.is_cluster or now is None or self.nodes.node(*found[0][2:]) is not now:
                 break
             # A sentinel that has not yet heard of another master: the next may have.
@@ -294,7 +342,10 @@ class Routes:
         where = node.endpoint.label
         if not self.nodes.is_cluster:
             if answer is None:
-                return RedisUnavailable(f"the sentinel {where} knows no {self.endpoint.service!r}")
+                return RedisUnavailable(
+                    f"the sentinel {where} knows no {self.endpoint.service!r}: redis_url ends in the name of "
+                    "what it looks after, redis+sentinel://host:port/service"
+                )
             return [Range(0, 0, answer[0].decode("utf-8", "replace"), int(answer[1]))]
         try:
             return ranges_of(answer, node) or RedisUnavailable(

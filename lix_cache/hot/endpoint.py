@@ -27,6 +27,7 @@ class Endpoint:
         kind: one server, the nodes of a cluster, or those that Sentinel names.
         nodes: addresses of some nodes of the cluster, or of the sentinels.
         service: the name of the servers that Sentinel looks after.
+        part_of: what this is one server of, "sentinels" for one of these; "server" where it is the only one.
     """
 
     scheme: str
@@ -49,6 +50,7 @@ class Endpoint:
     nodes: tuple[tuple[str, int], ...] = ()
     service: str = ""
     sentinel_password: str | None = None
+    part_of: Kind | Literal["sentinels"] = "server"
 
     def __repr__(self) -> str:
         return f"Endpoint({self.label})"
@@ -66,12 +68,20 @@ class Endpoint:
     def at(self, host: str, port: int) -> Endpoint:
         """Return one server of several."""
         return replace(
-            self, host=host, port=port, kind="server", nodes=(), service="", sentinel_password=None
+            self,
+            host=host,
+            port=port,
+            kind="server",
+            nodes=(),
+            service="",
+            sentinel_password=None,
+            part_of=self.kind,
         )
 
     def sentinel(self, host: str, port: int) -> Endpoint:
         """Return one of the sentinels, which have one database, no users and a password of their own."""
-        return replace(self.at(host, port), db=0, username=None, password=self.sentinel_password)
+        one = self.at(host, port)
+        return replace(one, db=0, username=None, password=self.sentinel_password, part_of="sentinels")
 
 
 def endpoint_for(

@@ -125,6 +125,10 @@ class Keys:
         """String: which evictor is looking for idle sessions."""
         return f"{self.prefix}:{{{bucket}}}:lease"
 
+    def rounds(self) -> str:
+        """String: which evictor has done a round last, as long as that was not long ago."""
+        return f"{self.prefix}:{{0}}:rounds"
+
     def clean_up(self) -> str:
         """String: which evictor has looked for expired archives last, as long as that was not long ago."""
         return f"{self.prefix}:{{0}}:clean-up"

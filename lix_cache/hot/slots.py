@@ -20,6 +20,7 @@ __all__ = [
     "Nodes",
     "Range",
     "address_of",
+    "is_taking_over",
     "key_of",
     "nodes_for",
     "ranges_of",
@@ -31,7 +32,7 @@ SLOTS = 16384
 
 #: Commands that are not about one key.
 _WITHOUT_KEY = frozenset(
-    {"PING", "TIME", "INFO", "SCAN", "CONFIG", "DBSIZE", "ACL", "COMMAND", "CLIENT", "MGET"}
+    {"PING", "TIME", "INFO", "SCAN", "CONFIG", "DBSIZE", "ACL", "COMMAND", "CLIENT", "CLUSTER", "MGET"}
 )
 
 
@@ -111,6 +112,7 @@ class Nodes:
         self.doubted: Node | None = None
         self.promoted: Node | None = None
         self.generation = 1
+        self._silent: set[Node] = set()
         # By slot: connections up to this number know nothing of the node that serves it now.
         self._moved: dict[int, int] = {}
 
@@ -178,14 +180,22 @@ class Nodes:
         return self._node(host, port)
 
     def askable(self) -> list[Node]:
-        """Return the servers that may say who serves what, the likeliest to know first."""
+        """Return the servers that may say who serves what, the likeliest to know first.
+
+        Those that did not answer are the last: each of them may take all the time there is.
+        """
         if not self.is_cluster:
             return list(self.seeds)
         first, last = self.promoted, self.doubted
         every = dict.fromkeys(
             node for node in (first, *self.masters, *self.seeds) if node not in (None, last)
         )
-        return [node for node in (*every, last) if node is not None]
+        nodes = [node for node in (*every, last) if node is not None]
+        return sorted(nodes, key=self._silent.__contains__)
+
+    def heard(self, node: Node, *, answers: bool) -> None:
+        """Note whether a node answered. One that did not is asked who serves what after all others."""
+        (self._silent.discard if answers else self._silent.add)(node)
 
 
 _nodes: dict[Endpoint, Nodes] = {}
@@ -218,6 +228,23 @@ def ranges_of(reply: Any, asked: Node) -> list[Range]:
     except (TypeError, IndexError) as error:
         raise ValueError("not an answer to CLUSTER SLOTS") from error
     return found
+
+
+def is_taking_over(reply: Any) -> bool:
+    """Return whether a replica is there for each master that failed, as CLUSTER NODES answers.
+
+    False where no master failed, and where the answer is an error.
+    """
+    failed, followed = set[str](), set[str]()
+    for line in _text(reply).splitlines() if isinstance(reply, (bytes, str)) else ():
+        words = line.split(" ")
+        has_failed = "fail" in "".join(words[2:3]).split(",")
+        # The first eight are of the node itself, the others its slots.
+        if has_failed and words[8:]:
+            failed.add(words[0])
+        elif not has_failed:
+            followed.update(words[3:4])
+    return bool(failed) and failed <= followed
 
 
 def redirected(error: BaseException, asked: Node) -> tuple[int, str, int]:

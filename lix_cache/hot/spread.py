@@ -40,8 +40,8 @@ class Joined(NamedTuple):
 
     def __call__(self, replies: Sequence[Any]) -> Any:
         parts = replies[self.start : self.end]
-        if self.join is _any:
-            return _any(parts)
+        if self.join is _any or self.join is _all:
+            return self.join(parts)
         for part in parts:
             if isinstance(part, Exception):
                 return part
@@ -64,7 +64,7 @@ def spread(
     if name == "SCAN":
         return _scan(command, nodes)
     if name in ("PING", "INFO"):
-        join = _sum_of_infos if name == "INFO" else _first
+        join = _sum_of_infos if name == "INFO" else _all
         return [(command, 0, node) for node in nodes.masters], join
     if name == "TIME":
         # Any clock will do, so no node that is away keeps it from being told.
@@ -78,6 +78,17 @@ def _first(parts: Sequence[Any]) -> Any:
 
 def _any(parts: Sequence[Any]) -> Any:
     return next((part for part in parts if not isinstance(part, Exception)), parts[0])
+
+
+def _all(parts: Sequence[Any]) -> Any:
+    """Return the answer of all nodes, or the first one's trouble with how many have some."""
+    troubles = [part for part in parts if isinstance(part, Exception)]
+    if not troubles:
+        return parts[0]
+    first = troubles[0]
+    if isinstance(first, RedisUnavailable) and len(parts) > 1:
+        first.args = (f"{len(troubles)} of {len(parts)} masters do not serve: {first}",)
+    return first
 
 
 def _scan(

@@ -63,6 +63,15 @@ _CODE_IN_SCRIPT = re.compile(r"\A(?:ERR )?Error running script .*?: -([A-Z]+) ",
 _DENIED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
 
 
+#: What to do about a server that is away, by what it is a part of.
+_AWAY = {
+    "server": f"Is the server running, and is it this address? {PRIVATE_REDIS}",
+    "cluster": "It is one node of a cluster: the others go on, and its replica, if it has one, takes over",
+    "sentinel": "It is the master that the sentinels name: its replica, if it has one, takes over",
+    "sentinels": "Is the sentinel running, and is it this address?",
+}
+
+
 #: Redis 6 and 7 quote the command in different ways.
 _NO_SENTINEL = re.compile(r"unknown command ['`]SENTINEL['`]")
 
@@ -100,10 +109,11 @@ def _never_sent(error: BaseException) -> bool:
     )
 
 
-def _other_kind(code: str, text: str) -> str:
+def _other_kind(code: str, text: str, endpoint: Endpoint) -> str:
     """Return what to do about a server of another kind than the address says; "" if it is of that kind."""
-    if code in _OF_CLUSTERS:
-        return " (a node of a cluster: set redis_cluster=True)"
+    is_of_cluster = code in _OF_CLUSTERS or "not allowed in cluster mode" in text
+    if is_of_cluster and "cluster" not in (endpoint.kind, endpoint.part_of):
+        return " (a node of a cluster: name it by redis+cluster://, or set redis_cluster=True)"
     if "cluster support disabled" in text:
         return " (a single server: name it by redis:// without redis_cluster)"
     if _NO_SENTINEL.search(text):
@@ -149,7 +159,9 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
     if code in _FOR_NOW:
         return RedisUnavailable(f"{where} cannot serve now: {text}", code=code)
     if isinstance(error, rx.ResponseError):
-        return RedisCommandError(f"{where} refused a command: {text}{_other_kind(code, text)}", code=code)
+        return RedisCommandError(
+            f"{where} refused a command: {text}{_other_kind(code, text, endpoint)}", code=code
+        )
     maybe_done = not _never_sent(error)
     if isinstance(error, rx.TimeoutError):
         return RedisUnavailable(
@@ -161,8 +173,7 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
             # Some versions of redis-py leave out what a certificate was refused for.
             text = f"{text} {reason}"
         return RedisUnavailable(
-            f"{where} cannot be reached: {text.rstrip('.')}. Is the server running, and is it this address? "
-            f"{PRIVATE_REDIS}",
+            f"{where} cannot be reached: {text.rstrip('.')}. {_AWAY[endpoint.part_of]}",
             maybe_done=maybe_done,
         )
     return RedisCommandError(f"{where}: {type(error).__name__}: {text}")

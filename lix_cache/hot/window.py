@@ -390,6 +390,10 @@ class HotWindow:
         """Take or keep the lease on looking for idle sessions. Answers 1 or 0."""
         return ScriptCall(scripts.LEASE, (self.keys.lease(bucket),), (who, ttl_ms))
 
+    def rounds_lease(self, who: str, ttl_ms: int) -> Command:
+        """Tell that an evictor does its rounds. A server that takes no writes refuses nothing."""
+        return ScriptCall(scripts.LEASE, (self.keys.rounds(),), (who, ttl_ms))
+
     def clean_up_lease(self, who: str, ttl_ms: int) -> Command:
         """Take or keep the lease on looking for expired archives. Answers 1 or 0."""
         return ScriptCall(scripts.LEASE, (self.keys.clean_up(),), (who, ttl_ms))

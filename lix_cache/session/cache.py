@@ -227,8 +227,12 @@ class HybridConversationCache(Changing):
     def get_stats(self) -> dict[str, Any]:
         """Return numbers about the session, and counters of this object and its daemon.
 
+        ``counters`` are of this object, and ``process_counters`` of all objects that this process made for
+        sessions of the store, and of its daemon: what to watch. Add them up over the processes.
+
         Never raises because Redis or the archive refuses: ``redis`` and ``archive`` then say
-        what is wrong, and ``hot_messages`` is None where Redis does not tell.
+        what is wrong, ``hot_messages`` is None where Redis does not tell, and ``disk_turns`` and
+        ``disk_size_bytes`` where the archive does not.
         """
         hot: int | LixCacheError
         try:

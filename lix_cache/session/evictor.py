@@ -156,6 +156,8 @@ class Evictor(DaemonThread):
             self._last_clean_up = now
         if len(self._used) >= self._forget_at:
             self._forget_cold()
+        # After the work: rounds that end in trouble with Redis, one after the other, are none.
+        drive(rounds.tell(self.store, self._name, self.store.settings.evictor_interval_seconds))
         for done in (moved, reconciled, evicted):
             done.raise_failure()
         return offload.Moved(moved.messages + evicted.messages, moved.sessions + evicted.sessions)

@@ -170,9 +170,11 @@ class Hybrid:
     def _stats(self, hot: int | LixCacheError) -> dict[str, Any]:
         archive = self._store.archive_state.trouble or "ok"
         cold = self._store.cold
-        meta: SessionMetadata | None = None
+        turns: int | None = None
+        size: int | None = None
         try:
-            meta = cold.metadata(self._session.id)
+            meta: SessionMetadata | None = cold.metadata(self._session.id)
+            turns, size = (meta.num_turns, meta.size_bytes) if meta else (0, 0)
         except ArchiveError as error:
             archive = f"{type(error).__name__}: {error}"
         failed = isinstance(hot, LixCacheError)
@@ -184,8 +186,8 @@ class Hybrid:
             "waiting_for_disk": None
             if isinstance(hot, LixCacheError)
             else max(0, hot - self.hot_window_size),
-            "disk_turns": 0 if meta is None else meta.num_turns,
-            "disk_size_bytes": 0 if meta is None else meta.size_bytes,
+            "disk_turns": turns,
+            "disk_size_bytes": size,
             "redis": f"{type(hot).__name__}: {hot}" if failed else "ok",
             "archive": archive,
             "evictor": {
@@ -194,6 +196,7 @@ class Hybrid:
                 **self.evictor.store.counters,
             },
             "counters": counters,
+            "process_counters": dict(self._store.process),
             "last_error": self._store.last_error,
         }
 

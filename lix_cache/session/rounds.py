@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from lix_cache.errors import (
     RedisUnavailable,
 )
 from lix_cache.session import old_sessions
-from lix_cache.session.base import Session
+from lix_cache.session.base import Session, ask
 from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.reconcile import reconcile, take_over
 
@@ -244,6 +245,15 @@ def rescue_old(store: SessionStore, done: old_sessions.Pass) -> Flow[old_session
         return take_over(Session(store, session_id, store.settings.window_size))
 
     return (yield from old_sessions.rescue(store, done, first_use))
+
+
+def tell(store: SessionStore, who: str, interval_seconds: float) -> Flow[None]:
+    """Tell others, who look at the store, that a daemon does its rounds. Until three are overdue."""
+    ttl_ms = max(LEASE_MS, int(3 * interval_seconds * 1000))
+    # Of several servers this one may be away, and the round has done the others' work: who looks at the
+    # store meets the same trouble.
+    with contextlib.suppress(RedisUnavailable):
+        yield from ask(store, store.hot.rounds_lease(who, ttl_ms), repeat=False)
 
 
 def clean_up(

@@ -200,6 +200,7 @@ class SessionStore:
         breaker: whether Redis was gone a moment ago; see :meth:`breaker_of`.
         archive_state: whether the archive takes what is written.
         counters: what happened, for ``get_stats``.
+        process: the same, of all sessions of the store that this process uses.
         outage_sessions: sessions this process wrote to while Redis was away.
         seen: what it knows of its sessions.
         layout: whether its layout is known to be ours.
@@ -217,6 +218,7 @@ class SessionStore:
     breaker: Breaker
     clock: Clock = SYSTEM_CLOCK
     counters: Counter[str] = field(default_factory=Counter)
+    process: Counter[str] = field(default_factory=Counter)
     outage_sessions: set[str] = field(default_factory=set)
     seen: SeenSessions = field(default_factory=SeenSessions)
     archive_state: ArchiveState = field(default_factory=ArchiveState)
@@ -248,6 +250,7 @@ class SessionStore:
         self.seen = other.seen
         self.archive_state = other.archive_state
         self.layout = other.layout
+        self.process = other.process
 
     def note_rollback(self) -> None:
         """Say that Redis went back to an older state of a session."""
@@ -259,6 +262,7 @@ class SessionStore:
         # Counted in one call into C. A lock could be left held by an exception out of a
         # signal handler, or by a thread that was not forked.
         self.counters.update(repeat(name, by))
+        self.process.update(repeat(name, by))
 
 
 def open_store(

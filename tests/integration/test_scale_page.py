@@ -53,6 +53,35 @@ def test_the_page_shows_what_the_script_prints() -> None:
     assert shown[1] == printed()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--sessions", "0", "0 is not at least 1"),
+        ("--daemons", "0", "0 is not at least 1"),
+        ("--processes", "0", "0 is not at least 1"),
+        ("--fill", "0", "0 is not more than 0 and at most 1"),
+        ("--fill", "1.5", "1.5 is not more than 0 and at most 1"),
+        ("--peak", "0.5", "0.5 is not at least 1"),
+        ("--buckets", "70000", "70000 is not at least 1 and at most 65536"),
+        ("--messages-per-second", "0", "0 is not more than 0"),
+        ("--idle-minutes", "-1", "-1 is not at least 0"),
+        ("--sessions", "nan", "nan is not at least 1"),
+        ("--interval-seconds", "inf", "inf is not more than 0"),
+        ("--replicas", "some", "invalid number value: 'some'"),
+    ],
+)
+def test_what_there_cannot_be_is_refused_by_the_name_of_its_option(
+    option: str, value: str, said: str
+) -> None:
+    pytest.importorskip("obstore")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), f"{option}={value}"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"argument {option}: {said}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_every_figure_of_the_text_is_one_of_those_that_are_printed(simulation: Any) -> None:
     said = printed()
     text = re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)

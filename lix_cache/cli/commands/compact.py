@@ -54,7 +54,8 @@ def compact(
         print_json({**asdict(replace(done, failed={})), **listed_failures(done.failed), "dry_run": dry_run})
     else:
         verb = "would be compacted" if dry_run else "compacted"
-        text = f"{done.compacted:,} of {done.files:,} files {verb}"
+        what = "files" if admin.config.archive_url is None else "sessions"
+        text = f"{done.compacted:,} of {done.files:,} {what} {verb}"
         if done.compacted:
             text += f": {done.frames_before:,} frames → {done.frames_after:,}, "
             text += f"{human_bytes(done.bytes_before)} → {human_bytes(done.bytes_after)}"

@@ -31,7 +31,7 @@ def offload(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Move sessions from Redis to disk now, and reconcile what an outage left in two parts.
+    """Move sessions from Redis to the archive now, and reconcile what an outage left in two parts.
 
     Nothing is lost: the next use brings a session back.
     """
@@ -40,12 +40,13 @@ def offload(
     admin = StoreAdmin(settings_of(ctx).config_of_store())
     seconds = 0.0 if everything else None if idle_minutes is None else idle_minutes * 60
     chosen = [hot_or_cold(admin, name, namespace) for name in session or ()]
-    with progress("moving to disk") as tell:
+    where = "disk" if admin.config.archive_url is None else "the archive"
+    with progress(f"moving to {where}") as tell:
         moved = admin.offload(seconds, session_ids=chosen or None, namespace=namespace, on_progress=tell)
     if as_json:
         print_json({**asdict(replace(moved, failed={})), **listed_failures(moved.failed)})
     else:
-        text = f"{counted(moved.sessions, 'session')} moved to disk, {counted(moved.messages, 'message')}"
+        text = f"{counted(moved.sessions, 'session')} moved to {where}, {counted(moved.messages, 'message')}"
         if moved.reconciled:
             text += f"; {moved.reconciled:,} reconciled after an outage"
         for_humans().print(text, soft_wrap=True)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lix_cache import StoreAdmin
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import for_humans, human_bytes, print_json, visible
+from lix_cache.cli.output import for_humans, human_bytes, print_json, server_memory, visible
 
 __all__ = ["stats"]
 
@@ -29,13 +29,18 @@ def stats(ctx: typer.Context, as_json: AsJson = False) -> None:
     table.add_column(style="bold")
     table.add_column(justify="right", style="cyan")
     table.add_column(style="dim")
-    memory = f"{human_bytes(found.server_memory_bytes)} in use, for all clients"
+    is_folder = admin.config.archive_url is None
+    size = f"{human_bytes(found.archive_bytes)} {'on disk' if is_folder else 'of the archive'}"
     rows = (
-        ("server", f"{found.server} {found.server_version}", memory),
+        ("server", f"{found.server} {found.server_version}", server_memory(found)),
         ("hot sessions", f"{found.hot_sessions:,}", f"keys begin with {admin.config.redis_key_prefix}"),
         ("hot messages", f"{found.hot_messages:,}", f"{human_bytes(found.window_bytes)} of Redis"),
-        ("archive files", f"{found.archive_files:,}", f"in {admin.config.archive_place}"),
-        ("archived messages", f"{found.archive_turns:,}", f"{human_bytes(found.archive_bytes)} on disk"),
+        (
+            "archive files" if is_folder else "archived sessions",
+            f"{found.archive_files:,}",
+            f"in {admin.config.archive_place}",
+        ),
+        ("archived messages", f"{found.archive_turns:,}", size),
         ("cached answers", f"{found.answer_scopes:,}", "contexts that have some (SemanticCache)"),
         ("", f"{found.semantic_scopes:,}", "pairs of session and URL that have some (SemanticCacheRedis)"),
         ("cached URL vectors", f"{found.url_embeddings:,}", ""),

@@ -14,21 +14,19 @@ from lix_cache.admin import FileCheck
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.naming import archived, name_fields
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import for_humans, print_json, progress, to_stderr, visible
+from lix_cache.cli.output import counted, for_humans, print_json, progress, to_stderr, visible
 
 __all__ = ["verify"]
 
 
 def verify(
     ctx: typer.Context,
-    session: Annotated[
-        str | None, typer.Argument(metavar="SESSION", help="Only this session's file.")
-    ] = None,
+    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Only this session.")] = None,
     namespace: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of this namespace; without SESSION, all its files.")
+        str | None, typer.Option(metavar="NAME", help="Of this namespace; without SESSION, all of it.")
     ] = None,
     after: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Go on behind this file, where a check was stopped.")
+        str | None, typer.Option(metavar="NAME", help="Go on behind this one, where a check was stopped.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -97,7 +95,8 @@ def _show(
         )
     turns = sum(check.turns for check in checks)
     frames = sum(check.frames for check in checks)
-    sums = f"{len(checks):,} files in {visible(folder)}, {frames:,} frames, {turns:,} messages"
+    what = counted(len(checks), "session" if "://" in folder else "file")
+    sums = f"{what} in {visible(folder)}, {frames:,} frames, {turns:,} messages"
     if damaged:
         console.print(Text(f"✗ {len(damaged):,} damaged of {sums}", style="bold red"), soft_wrap=True)
     else:

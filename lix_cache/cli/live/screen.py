@@ -12,7 +12,7 @@ from lix_cache.admin import StoreStats
 from lix_cache.cli.live.gathering import Look
 from lix_cache.cli.live.metrics import Metrics
 from lix_cache.cli.naming import name_fields
-from lix_cache.cli.output import ago, counted, human_bytes, id_text, visible
+from lix_cache.cli.output import ago, counted, human_bytes, id_text, server_memory, visible
 
 __all__ = ["draw"]
 
@@ -49,8 +49,7 @@ def _totals(look: Look, stats: StoreStats) -> Table:
     table.add_column(justify="right", style="cyan")
     table.add_column(style="dim")
     answers = look.answers
-    memory = f"{human_bytes(stats.server_memory_bytes)} in use, for all clients"
-    table.add_row("server", visible(f"{stats.server} {stats.server_version}"), memory)
+    table.add_row("server", visible(f"{stats.server} {stats.server_version}"), server_memory(stats))
     of_redis = f"{stats.hot_messages:,} messages, {human_bytes(stats.window_bytes)}"
     table.add_row("hot sessions", f"{stats.hot_sessions:,}", of_redis)
     on_disk = f"{stats.archive_turns:,} messages, {human_bytes(stats.archive_bytes)}"
@@ -64,7 +63,11 @@ def _totals(look: Look, stats: StoreStats) -> Table:
 
 
 def _daemon(stats: StoreStats) -> str:
-    words = ["a round in the last half minute" if stats.evictor_runs else "no round in the last half minute"]
+    words = [
+        "a process has a daemon that does its rounds"
+        if stats.evictor_runs
+        else "no daemon has done a round of late"
+    ]
     if stats.overdue_sessions:
         words.append(f"{counted(stats.overdue_sessions, 'session')} should be on disk by now")
     if stats.pending_sessions:
