@@ -61,6 +61,10 @@ _WRITES = (
     "look at the server's log and at its disk"
 )
 _ANOTHER_ARCHIVE = "name that archive in archive_dir or archive_url; give another application its own prefix"
+_ANOTHER_PREFIX = (
+    "name the application's redis_key_prefix (--prefix); applications that may not see each other's "
+    "sessions need an archive each, besides a prefix each"
+)
 _REACH = "the settings are redis_url, or redis_host, redis_port, redis_username and redis_password"
 _ALLOW_INFO = "allow it, so that persistence and memory can be looked at: ACL SETUSER <user> +info"
 
@@ -213,6 +217,8 @@ def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
             "a lock does not keep a second writer out",
             "put archive_dir on a local disk, or on a network disk with working flock",
         )
+    if facts.other_prefixes:
+        yield Check("prefix", "warn", "no process has used this archive under this prefix", _ANOTHER_PREFIX)
     if facts.total_bytes:
         yield _room(facts)
     if facts.pending:

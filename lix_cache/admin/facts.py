@@ -58,6 +58,7 @@ class DiskFacts:
         total_bytes: size of its disk; 0 where that is not known.
         pending: sessions that an outage left in two parts.
         set_aside: files with damaged bytes that repairs made.
+        other_prefixes: whether it is in use, and never was under our prefix.
     """
 
     folder: str
@@ -68,3 +69,4 @@ class DiskFacts:
     total_bytes: int
     pending: int
     set_aside: int
+    other_prefixes: bool = False

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 from urllib.parse import quote
 
+from lix_cache._advice import NAMED_REDIS, PRIVATE_REDIS, note_private
 from lix_cache._log import logger
 from lix_cache.arguments import config_of
 from lix_cache.checks import check_path, check_seconds, given
@@ -80,7 +81,12 @@ def ensure_redis(
         # The caller asked for this server by name: another one instead would look like
         # an empty one, so there is no falling back.
         config = config.replace(redis_url=url)
-        _check_server(config)
+        try:
+            _check_server(config)
+        except RedisUnavailable as error:
+            # The way out that other callers are told of is the one that was taken.
+            error.args = (str(error).replace(PRIVATE_REDIS, NAMED_REDIS),)
+            raise
         return EmbeddedRedis(existing=config)
     return configured_or_private(config, data_dir)
 
@@ -222,6 +228,7 @@ class EmbeddedRedis:
             except OSError as error:
                 raise NoRedisServer(f"cannot run a Redis server in {self._data_dir}: {error}") from error
             self._source = record.source
+            note_private(record.socket)
             self._settings = {
                 "redis_url": f"unix://{quote(os.fsencode(record.socket))}",
                 # It has no users and no password, and would refuse another server's.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NoReturn
 
-from lix_cache._advice import PRIVATE_REDIS
+from lix_cache._advice import advice_at
 from lix_cache.errors import (
     RedisAuthError,
     RedisCommandError,
@@ -162,7 +162,7 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
             text = f"{text} {reason}"
         return RedisUnavailable(
             f"{where} cannot be reached: {text.rstrip('.')}. Is the server running, and is it this address? "
-            f"{PRIVATE_REDIS}",
+            f"{advice_at(endpoint.path)}",
             maybe_done=maybe_done,
         )
     return RedisCommandError(f"{where}: {type(error).__name__}: {text}")

@@ -277,6 +277,25 @@ def test_sessions_lists_hot_and_cold_together_with_exact_numbers(
     assert all(abs(s["last_use"] - time.time()) < 60 for s in listed["sessions"])
 
 
+@pytest.mark.promise("isolation")
+def test_a_prefix_under_which_the_archive_was_never_used_is_said_to_be_that(
+    cli: Cli, redis_config: CacheConfig
+) -> None:
+    fill(redis_config, "theirs", 2, cold=True)
+    wrong = redis_config.replace(redis_key_prefix=f"{redis_config.redis_key_prefix}-slip")
+    for command in (["sessions"], ["show", "theirs"]):
+        said = run_cli(wrong, *command)
+        assert said.code == 0
+        assert "no process has used this archive under the prefix" in said.err
+        assert "no process" not in cli(*command).err
+    checks = {one.name: one for one in StoreAdmin(wrong).doctor()}
+    assert checks["prefix"].status == "warn"
+    assert "prefix" not in {one.name for one in StoreAdmin(redis_config).doctor()}
+    # Two applications that agree on one archive use it under two prefixes.
+    fill(wrong, "ours", 1)
+    assert "no process" not in run_cli(wrong, "sessions").err
+
+
 def test_sessions_says_when_there_are_more(cli: Cli, redis_config: CacheConfig) -> None:
     for number in range(4):
         fill(redis_config, f"s{number}", 1)
