@@ -154,7 +154,7 @@ def _memory(facts: RedisFacts) -> Check:
     limit = int(facts.info.get("maxmemory", 0))
     of_what = "maxmemory"
     if not limit:
-        limit, of_what = int(facts.info.get("total_system_memory", 0)), "the machine's memory"
+        limit, of_what = int(facts.info.get("total_system_memory", 0)), "the memory of its machine"
     if not limit:
         return Check(name, "ok", f"{used / _MB:.1f} MB used")
     share = used / limit

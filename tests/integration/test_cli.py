@@ -624,7 +624,7 @@ def test_compact_merges_frames_of_idle_sessions_and_needs_no_redis(
     for name in ("a", "b"):
         small_frames(redis_config, name)
     result = run_cli(offline, "compact")
-    assert (result.code, result.out) == (0, "0 of 2 files compacted; 2 in use left alone\n")
+    assert (result.code, result.out) == (0, "0 of 2 files compacted; 2 skipped, used lately\n")
     would_be = run_cli(offline, "compact", "--idle-minutes", "0", "--dry-run", "--json").json
     assert (would_be["dry_run"], would_be["compacted"], would_be["frames_after"]) == (True, 2, 2)
     shown = run_cli(offline, "compact", "--idle-minutes", "0", "--dry-run").out

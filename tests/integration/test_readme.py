@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-_PYTHON, _SHELL, _DATA = ("python", "py"), ("bash",), ("json", "yaml", "toml")
+_PYTHON, _SHELL, _DATA = ("python", "py"), ("bash",), ("json", "yaml", "toml", "diff")
 #: A block that cannot run says so, and why, in a comment before it that no reader sees.
 _BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n\s*)?```(?P<language>\w*)\n(?P<text>.*?)^```$"
@@ -56,8 +56,22 @@ class Block(NamedTuple):
             assert self.prints in (None, said), f"{page}: {self.text}\n{said}"
         elif named := re.match(r"# (\w+\.py)\n", self.text):
             Path(named[1]).write_text(self.text, "utf-8")
+        elif self.language == "diff":
+            program = Path(re.match(r"--- (\w+\.py)\n", self.text)[1])  # type: ignore[index]
+            program.write_text(changed(program.read_text("utf-8"), self.text), "utf-8")
         elif self.language in _PYTHON:
             exec(compile(self.text, page, "exec"), space)
+
+
+def changed(program: str, diff: str) -> str:
+    """Return what a reader has after doing what a diff of the tutorial says."""
+    for hunk in re.split(r"^@@.*\n", diff, flags=re.MULTILINE)[1:]:
+        lines = [line if line.strip() else " " + line for line in hunk.splitlines(keepends=True)]
+        assert {line[0] for line in lines} <= set(" +-"), hunk
+        before = "".join(line[1:] for line in lines if line[0] in " -")
+        assert program.count(before) == 1, before
+        program = program.replace(before, "".join(line[1:] for line in lines if line[0] in " +"))
+    return program
 
 
 def lines_of(script: str) -> list[str]:
@@ -152,9 +166,15 @@ def test_the_page_of_ways_shows_each_of_them() -> None:
 
 
 def test_the_tutorial_ends_with_the_example() -> None:
-    blocks = [block.text for block in EXAMPLES["tutorial.md"] if block.text.startswith("# fastapi_chat.py")]
-    assert len(blocks) == 3
-    assert blocks[-1] == (ROOT / "examples" / "fastapi_chat.py").read_text("utf-8")
+    blocks = EXAMPLES["tutorial.md"]
+    first, last = (block.text for block in blocks if block.text.startswith("# fastapi_chat.py"))
+    for block in blocks:
+        if block.language == "diff":
+            first = changed(first, block.text)
+    assert first == last
+    # Its own prefix: both may run on the private Redis of one user, from two folders.
+    example = (ROOT / "examples" / "fastapi_chat.py").read_text("utf-8").partition('"""\n\n')[2]
+    assert last == "# fastapi_chat.py\n" + example.replace('"example-chat"', '"chat"')
 
 
 def test_the_two_commands_of_the_readme_are_targets_of_make() -> None:

@@ -97,7 +97,7 @@ def _show(
         )
     turns = sum(check.turns for check in checks)
     frames = sum(check.frames for check in checks)
-    sums = f"{len(checks):,} files in {visible(folder)}, {frames:,} frames, {turns:,} messages"
+    sums = f"{counted(len(checks), "file")} in {visible(folder)}, {counted(frames, "frame")}, {counted(turns, "message")}"
     if damaged:
         console.print(Text(f"✗ {len(damaged):,} damaged of {sums}", style="bold red"), soft_wrap=True)
     else:

@@ -64,7 +64,11 @@ def _totals(look: Look, stats: StoreStats) -> Table:
 
 
 def _daemon(stats: StoreStats) -> str:
-    words = ["a round in the last half minute" if stats.evictor_runs else "no round in the last half minute"]
+    words = [
+        "a round in the last half minute"
+        if stats.evictor_runs
+        else "no round in the last half minute: an application's process runs it, while it uses sessions"
+    ]
     if stats.overdue_sessions:
         words.append(f"{counted(stats.overdue_sessions, 'session')} should be on disk by now")
     if stats.pending_sessions:
