@@ -14,7 +14,7 @@ from lix_cache.admin import FileCheck
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.naming import archived, name_fields
 from lix_cache.cli.options import AsJson, settings_of
-from lix_cache.cli.output import for_humans, print_json, progress, to_stderr, visible
+from lix_cache.cli.output import counted, for_humans, print_json, progress, to_stderr, visible
 
 __all__ = ["verify"]
 
@@ -97,7 +97,8 @@ def _show(
         )
     turns = sum(check.turns for check in checks)
     frames = sum(check.frames for check in checks)
-    sums = f"{counted(len(checks), "file")} in {visible(folder)}, {counted(frames, "frame")}, {counted(turns, "message")}"
+    found = f"{counted(frames, 'frame')}, {counted(turns, 'message')}"
+    sums = f"{counted(len(checks), 'file')} in {visible(folder)}, {found}"
     if damaged:
         console.print(Text(f"✗ {len(damaged):,} damaged of {sums}", style="bold red"), soft_wrap=True)
     else:
