@@ -115,15 +115,14 @@ def configured_or_private(
 class EmbeddedRedis:
     """A private Redis server, kept in a folder and shared by all who name that folder.
 
-    ::
-
-        with EmbeddedRedis() as server:
-            cache = CacheCoordinator("session-1", config=server.config())
+    ``with EmbeddedRedis() as server:`` starts it, and ``server.config()`` is what caches are made with.
 
     It listens on a unix socket alone, in a folder that only its owner may enter, and
     keeps its data there from one run to the next. It is shut down, with everything on
     disk, when the last process that uses it stops it or exits. A process that is killed
-    leaves it running; the next one finds it and stops it in its turn. A forked child may
+    leaves it running, and so does one that ends by SIGTERM without exiting in Python's way, as web
+    servers do: call :meth:`stop` where the application ends. The next process finds the server and
+    stops it in its turn. A forked child may
     use the server for as long as its parent does; to keep it longer, the child calls
     :meth:`start` itself.
 

@@ -302,7 +302,9 @@ def test_every_extra_stands_on_the_page_of_the_installation() -> None:
 
 def test_the_house_that_is_drawn_is_the_house_that_stands() -> None:
     package = ROOT / "lix_cache"
-    drawing = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("```")[1]
+    [drawing] = re.findall(
+        r"^```(\nlix_cache/\n.*?)^```", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
     drawn, room = set(), ""
     for line in drawing.splitlines()[2:]:
         indent = len(line) - len(line.lstrip())
