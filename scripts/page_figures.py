@@ -4,8 +4,8 @@
     python scripts/page_figures.py            # says which pages differ, and ends with 1 if any does
     python scripts/page_figures.py --write    # brings them into the pages, after 'make paper-data'
 
-A table stands between ``<!-- figures: NAME -->`` and ``<!-- end -->`` and is made whole. A figure in a sentence
-is found by the words around it: the groups of its pattern.
+A table stands between ``<!-- figures: NAME -->`` and ``<!-- end -->`` and is made whole. A figure in a
+sentence is found by the words around it: the groups of its pattern.
 """
 
 from __future__ import annotations
@@ -115,7 +115,10 @@ def archive(part: str, names: dict[str, str]) -> str:
     def seconds(ms: float) -> str:
         return f"{ms / 1000:.4f}" if ms < 100 else f"{ms / 1000:.2f}" if ms < 1000 else f"{ms / 1000:.1f}"
 
-    rows = ([shown, seconds(found[name]["cpu_ms"]), f"{found[name]['megabytes']:.0f}"] for name, shown in names.items())
+    rows = (
+        [shown, seconds(found[name]["cpu_ms"]), f"{found[name]['megabytes']:.0f}"]
+        for name, shown in names.items()
+    )
     return table("step | processor seconds | MB at most", rows)
 
 
@@ -192,14 +195,17 @@ FIGURES: list[tuple[str, str, Callable[[], tuple[str, ...]]]] = [
         halves,
     ),
     ("docs/semantic-cache.md", r"Of (\S+) simulated streams in which 60% .*?, (\S+) closed", closing),
-    ("docs/semantic-cache.md", r"Of (\S+) with 1% wrong, (\S+) stayed open .*?, with (\S+) of their", staying),
+    (
+        "docs/semantic-cache.md",
+        r"Of (\S+) with 1% wrong, (\S+) stayed open .*?, with (\S+) of their",
+        staying,
+    ),
     ("docs/semantic-cache.md", r"good hits, (\S+) are audited", audited),
     ("docs/faq.md", r"Some (\S+) of the semantic hits", audited),
     ("docs/tune.md", r"some (\S+) of the hits are checked", audited),
     (
         "docs/calibration.md",
-        r"(\d+) pairs that mean the same and (\d+) that do not: (\S+) of the first are accepted, and (\S+) of the "
-        r"second; with cosine 0\.90 alone (\S+) and (\S+)\.",
+        r"(\d+) pairs that mean the same and (\d+) .*?: (\S+) of .*? (\S+) of .*? alone (\S+) and (\S+%)",
         pawsx,
     ),
     ("docs/benchmarks.md", r"One session of (\S+) messages \(short, and alike: (\S+ MB) on disk", messages),
@@ -214,7 +220,9 @@ def renewed(page: str, text: str) -> str:
         ValueError: a table has no end, or the words around some figures are not there once.
     """
     for name, made in re.findall(r"<!-- figures: (.+?) -->\n(.*?)<!-- end -->", text, re.DOTALL):
-        text = text.replace(f"<!-- figures: {name} -->\n{made}", f"<!-- figures: {name} -->\n\n{TABLES[name]()}\n\n")
+        text = text.replace(
+            f"<!-- figures: {name} -->\n{made}", f"<!-- figures: {name} -->\n\n{TABLES[name]()}\n\n"
+        )
     for where, pattern, figures in FIGURES:
         if where == page:
             # A line may end between any two of the words.
@@ -250,7 +258,9 @@ def draw_curve() -> None:
 def pages() -> list[str]:
     """Return the pages with figures, as paths from the top folder."""
     marked = [path for path in (ROOT / "docs").rglob("*.md") if "<!-- figures: " in path.read_text("utf-8")]
-    return sorted({"README.md", *(str(path.relative_to(ROOT)) for path in marked), *(one[0] for one in FIGURES)})
+    return sorted(
+        {"README.md", *(str(path.relative_to(ROOT)) for path in marked), *(one[0] for one in FIGURES)}
+    )
 
 
 def main() -> None:

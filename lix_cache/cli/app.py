@@ -54,7 +54,9 @@ def _global_options(
     redis_url: Annotated[
         str | None, typer.Option(metavar="URL", help="redis://, rediss:// or unix:// address of the server.")
     ] = None,
-    prefix: Annotated[str | None, typer.Option(help="First part of every key: the application's redis_key_prefix.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="First part of every key: the application's redis_key_prefix.")
+    ] = None,
     archive_dir: Annotated[
         str | None,
         typer.Option(

@@ -133,8 +133,9 @@ def listed_failures(failed: Mapping[Session, str]) -> dict[str, Any]:
 def say_if_of_other_prefixes(admin: StoreAdmin) -> None:
     """Say on stderr that what was listed is from disk alone, and that the prefix may be a slip."""
     if admin.is_of_other_prefixes():
+        prefix = visible(repr(admin.config.redis_key_prefix))
         to_stderr().print(
-            f"no process has used this archive under the prefix {visible(repr(admin.config.redis_key_prefix))}: "
+            f"no process has used this archive under the prefix {prefix}: "
             "what it holds is shown whatever prefix it was stored under",
             soft_wrap=True,
         )

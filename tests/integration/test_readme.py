@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import shlex
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,6 +236,8 @@ def test_every_block_is_run_or_says_why_not(page: Path) -> None:
             compile(block.text, str(page), "exec")
         elif block.language == "json":
             json.loads(block.text)
+        elif block.language == "toml" and sys.version_info >= (3, 11):
+            importlib.import_module("tomllib").loads(block.text)
         elif block.language == "yaml":
             pytest.importorskip("yaml").safe_load(block.text)
 
@@ -283,6 +287,19 @@ def test_every_link_of_the_pages_leads_to_a_file() -> None:
             assert (ROOT / target).exists(), f"{page.name}: {target}"
 
 
+def test_every_place_that_readme_and_contributing_name_is_on_its_page() -> None:
+    # The site's own pages are looked at where they are built: test_site.py.
+    named = 0
+    for page in (README, ROOT / "CONTRIBUTING.md"):
+        for target, place in re.findall(r"\]\(([^)#\s]*)#([^)]+)\)", page.read_text("utf-8")):
+            there = (page.parent / target if target else page).read_text("utf-8")
+            headings = re.findall(r"^#+ (.+)$", there, re.MULTILINE)
+            places = {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+            assert place in places, f"{page.name}: {target}#{place}"
+            named += 1
+    assert named
+
+
 def test_every_page_that_the_code_names_is_there() -> None:
     for folder in ("lix_cache", "scripts", "tests"):
         for path in (ROOT / folder).rglob("*"):
@@ -302,9 +319,8 @@ def test_every_extra_stands_on_the_page_of_the_installation() -> None:
 
 def test_the_house_that_is_drawn_is_the_house_that_stands() -> None:
     package = ROOT / "lix_cache"
-    [drawing] = re.findall(
-        r"^```(\nlix_cache/\n.*?)^```", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    [drawing] = re.findall(r"^```(\nlix_cache/\n.*?)^```", page, re.DOTALL | re.MULTILINE)
     drawn, room = set(), ""
     for line in drawing.splitlines()[2:]:
         indent = len(line) - len(line.lstrip())

@@ -16,7 +16,8 @@ def promised() -> dict[str, str]:
     text = (ROOT / "README.md").read_text("utf-8")
     section = text.partition("## What is promised")[2].partition("\n## ")[0]
     numbers = re.findall(r"^(\d+)\. \*\*", section, re.MULTILINE)
-    markers = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## The promises")[2].partition("\n## ")[0]
+    contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    markers = contributing.partition("## The promises")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| (\d+) \| `([\w-]+)` \|$", markers, re.MULTILINE))
     assert list(rows) == numbers, "a marker for each, in their order"
     assert len(set(rows.values())) == len(rows)

@@ -46,15 +46,17 @@ def top(
             help=f"The variable with the key that each --metrics address gets, else {KEY_VARIABLE}.",
         ),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Take one sample and end; also without a terminal.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Take one sample and end; also without a terminal.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Watch a store: sessions, windows, memory, the evictor, cached answers, and lookups by reason.
 
     Sessions, sizes and audits are read from the store. Hits by reason and latencies are counted by each
     process. Pass the URL of a process's Prometheus metrics with --metrics: a gateway's /metrics, or what
-    register_metrics serves. If the gateway has an admin key, put it into LIX_CACHE_METRICS_KEY or the variable
-    that --metrics-key-env names.
+    register_metrics serves. If the gateway has an admin key, put it into LIX_CACHE_METRICS_KEY or the
+    variable that --metrics-key-env names.
 
     While the store cannot be read it says so, shows what it saw last, and tries again. With --once the
     command ends with 1 if the store or all of the metrics cannot be read. --json writes a line for each
