@@ -12,6 +12,7 @@ DEV := $(VENV)/.installed-dev
 DEMO := $(VENV)/.installed-demo
 BENCH := $(VENV)/.installed-bench
 PAPER := $(VENV)/.installed-paper
+DOCS := $(VENV)/.installed-docs
 PAPER_DATA := docs/paper/data
 # What the extension is built from; it is built again when one of these changes.
 NATIVE := setup.py $(wildcard lix_cache/huffman_codec/*.c lix_cache/huffman_codec/*.h)
@@ -34,7 +35,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help venv engines clients peers demo test exhaustive test-all quick promise chaos failover soak-gateway lint types imports check bench paper paper-data bench-codec bench-gateway bench-kv bench-against bench-cluster bench-scale bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-27s%s\n", $$1, $$2}'
 
 venv: $(DEV)  ## set up .venv with everything for development
 
@@ -102,6 +103,7 @@ bench-codec: $(BENCH)  ## measure the codec's sizes and speed beside others
 
 paper: $(PAPER)  ## draw the paper's figures and set docs/paper/lix_cache.pdf, from the data that is committed
 	$(BIN)/python scripts/paper_figures.py --pdf docs/paper/lix_cache.pdf
+	@echo "open docs/paper/lix_cache.pdf"
 
 # One script each. They need the evaluation data (../shared) and take an hour on a quiet machine of two cores.
 paper-data: $(DEV) $(BENCH)  ## measure everything that the paper says again: docs/paper/data/*.json
@@ -145,11 +147,12 @@ bench-kv: engines  ## measure what resuming a local model's state saves
 
 # What material says of the generator's next version is nothing that a build can mend.
 docs: export NO_MKDOCS_2_WARNING := 1
-docs: $(DEV)  ## build the documentation into site/; a broken link is an error
+docs: $(DOCS)  ## build the documentation into site/; a broken link is an error
 	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 docs-serve: export NO_MKDOCS_2_WARNING := 1
-docs-serve: $(DEV)  ## show the documentation at http://127.0.0.1:8000 while it is written
+docs-serve: $(DOCS)  ## show the documentation at http://127.0.0.1:8000 while it is written
 	$(BIN)/python -m mkdocs serve
 
 dist: $(DEV)  ## build the sdist and the wheel, and check them
@@ -197,7 +200,10 @@ $(BENCH): pyproject.toml $(NATIVE)
 $(PAPER): pyproject.toml $(NATIVE)
 	$(call install,.[paper])
 
+$(DOCS): pyproject.toml $(NATIVE)
+	$(call install,.[docs])
+
 # What an interrupted install was about to change may be what the other stamp vouches for.
 ifneq ($(wildcard $(VENV)/.unfinished),)
-.PHONY: $(DEV) $(DEMO) $(BENCH)
+.PHONY: $(DEV) $(DEMO) $(BENCH) $(DOCS)
 endif

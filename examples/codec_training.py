@@ -27,7 +27,7 @@ held_out = [message().encode() for _ in range(100)]
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "nordwind.lixt"
     path.write_bytes(train_dictionary(texts, id="nordwind-1"))
-    print("dictionary:", path.stat().st_size, "bytes, number", Dictionary.load(path).id)
+    print("dictionary:", path.stat().st_size, "bytes, id", Dictionary.load(path).id)
 
     plain = sum(map(len, held_out))
     shipped = sum(len(HuffmanCodec.encode(one)) for one in held_out)

@@ -1,4 +1,3 @@
-# fastapi_chat.py
 """A chat service with memory and a cache, with a scripted model: docs/tutorial.md builds it.
 
 pip install 'lix-cache[embedded]' fastapi uvicorn
@@ -6,28 +5,45 @@ uvicorn fastapi_chat:app
 """
 
 import re
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from lix_cache import (
     CacheConfig,
     HashingEmbedder,
     HybridConversationCache,
+    RedisUnavailable,
     SemanticCache,
     SemanticSettings,
     ensure_redis,
 )
 
-app = FastAPI()
-settings = CacheConfig.from_env("LIX_CACHE").replace(redis_key_prefix="chat")  # this application's
-config = ensure_redis().config(settings)  # your Redis, or a private one
+settings = CacheConfig.from_env("LIX_CACHE").replace(redis_key_prefix="example-chat")  # this application's
+server = ensure_redis(settings)  # your Redis, or a private one
+config = server.config(settings)
 answers = SemanticCache(
     HashingEmbedder(),  # compares words only; OnnxEmbedder("all-MiniLM-L6-v2") for meaning
     config,
     context={"model": "scripted-1"},  # what else an answer depends on
     settings=SemanticSettings(audit_rate=0),  # by default some hits are checked instead of served
 )
+
+
+@asynccontextmanager
+async def lifespan(app):
+    yield
+    server.stop()  # a private server ends with the last process that uses it
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.exception_handler(RedisUnavailable)
+def try_again(request, error):
+    return JSONResponse({"error": "no memory just now, try again"}, status_code=503)
 
 
 class Turn(BaseModel):
@@ -73,4 +89,8 @@ def forget(user: str):
 
 @app.get("/health")
 def health():
-    return {"cache": answers.health_check()["status"], "hits": answers.get_stats()["hits_by_reason"]}
+    return {
+        "sessions": HybridConversationCache("health", config).health_check()["status"],
+        "cache": answers.health_check()["status"],
+        "hits": answers.get_stats()["hits_by_reason"],  # of this process, since its start
+    }

@@ -13,7 +13,8 @@ from lix_cache import (
     ensure_redis,
 )
 
-config = ensure_redis().config(CacheConfig.from_env("LIX_CACHE"))
+settings = CacheConfig.from_env("LIX_CACHE")
+config = ensure_redis(settings).config(settings)  # your Redis, or a private one
 cache = SemanticCache(
     HashingEmbedder(),  # compares words only; OnnxEmbedder("all-MiniLM-L6-v2") for meaning
     config,

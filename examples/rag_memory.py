@@ -12,7 +12,8 @@ FACTS = [
     "Please write to my work address.",
 ]
 
-config = ensure_redis().config(CacheConfig.from_env("LIX_CACHE"))
+settings = CacheConfig.from_env("LIX_CACHE").replace(redis_key_prefix="example-rag")
+config = ensure_redis(settings).config(settings)  # your Redis, or a private one
 embedder = HashingEmbedder()  # compares words only; OnnxEmbedder("all-MiniLM-L6-v2") for meaning
 memory = HybridConversationCache("example-rag", config, hot_window_size=4)
 memory.delete_session()  # an earlier run may have been stopped

@@ -1,4 +1,4 @@
-"""Session memory that never loses a message, and caches that pay no model twice.
+"""Session memory and semantic caching for applications that talk to language models, on Redis.
 
 ::
 

@@ -3,43 +3,43 @@
 ::
 
     LixCacheError
-    ├── ConfigError                  (also ValueError)  a setting is unknown, mistyped or out of range
-    │   ├── ArchiveMismatch                             Redis and the archive are of different stores
-    │   └── LayoutMismatch                              a store was made with another redis_buckets
-    ├── InvalidInput                 (also ValueError)  an argument was refused; nothing was stored
-    │   ├── InvalidContext                              a context holds something that identifies nothing
-    │   ├── InvalidSessionId                            not a string, empty, or not encodable
-    │   ├── InvalidType          (also TypeError)       of another kind than the argument can be
-    │   ├── KeyReused                                   a message's key stands for another message
-    │   ├── MessageNotFound          (also LookupError) the session has no message of that id
-    │   ├── InvalidMessage                              not representable as JSON without loss
-    │   └── InvalidVector                               not a finite, flat, non-empty vector of numbers
-    │       └── DimensionMismatch                       a vector of another length than the ones stored
-    ├── RevisionMismatch                                a session was changed since it was read
+    ├── ConfigError               (also ValueError)       a setting is unknown, mistyped or out of range
+    │   ├── ArchiveMismatch                               Redis and the archive are of different stores
+    │   └── LayoutMismatch                                a store was made with a different redis_buckets
+    ├── InvalidInput              (also ValueError)       an argument was refused; nothing was stored
+    │   ├── InvalidContext                                a context holds something that identifies nothing
+    │   ├── InvalidSessionId                              not a string, empty, or not encodable
+    │   ├── InvalidType           (also TypeError)        of a type that the argument cannot have
+    │   ├── KeyReused                                     a message's key stands for another message
+    │   ├── MessageNotFound       (also LookupError)      the session has no message of that id
+    │   ├── InvalidMessage                                not representable as JSON without loss
+    │   └── InvalidVector                                 not a finite, flat, non-empty vector of numbers
+    │       └── DimensionMismatch                         a vector of another length than the ones stored
+    ├── RevisionMismatch                                  a session was changed since it was read
     ├── RedisError
-    │   ├── RedisUnavailable         (also ConnectionError)  unreachable, timed out, loading, read-only, full
-    │   ├── RedisAuthError           (also PermissionError)  wrong password, unknown user, missing permission
-    │   ├── RedisDatabaseError                          the database number does not exist on the server
-    │   └── RedisCommandError                           the server refused a command for another reason
+    │   ├── RedisUnavailable      (also ConnectionError)  unreachable, timed out, loading, read-only, full
+    │   ├── RedisAuthError        (also PermissionError)  wrong password, unknown user, missing permission
+    │   ├── RedisDatabaseError                            the database number does not exist on the server
+    │   └── RedisCommandError                             the server refused a command for another reason
     ├── ArchiveError
-    │   ├── ArchiveCorrupt                              bytes on disk are damaged and could not be recovered
-    │   ├── ArchiveTooLarge                             a frame decodes to more than a setting allows
-    │   ├── ArchiveBusy              (also TimeoutError)    another process kept the session's lock too long
-    │   ├── ArchiveUnavailable       (also OSError)         disk full, no permission, not a directory
-    │   └── MissingDictionary        (also LookupError)     a dictionary is needed that is not here
-    ├── KvError                                         the store of a local model's state
-    │   ├── KvBusy               (also TimeoutError)    another process kept the store's lock too long
-    │   ├── KvUnavailable        (also OSError)         disk full, no permission, not a directory
-    │   └── EngineError                                 a local engine failed, or refuses what was asked
-    │       └── EngineBusy                              for now: no slot is free, or a model is being loaded
-    ├── ComputeTimeout               (also TimeoutError)    an embedder or verifier did not answer in time
-    ├── CodecError                   (also ValueError)  bytes are not what the codec wrote
-    ├── EmbedderError                                   texts could not be turned into vectors
-    │   └── EmbedderUnavailable      (also ConnectionError)  no answer in time, or refused for now
-    ├── VerifierError                                   a verifier is configured and cannot answer
-    ├── MissingExtra                 (also ImportError) an optional package is needed; the text names it
-    ├── StreamInterrupted                               a stream that is shared was stopped before its end
-    └── NoRedisServer                                   no server answers and none could be started
+    │   ├── ArchiveCorrupt                                bytes on disk are damaged and could not be recovered
+    │   ├── ArchiveTooLarge                               a frame decodes to more than a setting allows
+    │   ├── ArchiveBusy           (also TimeoutError)     another process kept the session's lock too long
+    │   ├── ArchiveUnavailable    (also OSError)          disk full, no permission, not a directory
+    │   └── MissingDictionary     (also LookupError)      a dictionary is needed that is not here
+    ├── KvError                                           the store of a local model's state
+    │   ├── KvBusy                (also TimeoutError)     another process kept the store's lock too long
+    │   ├── KvUnavailable         (also OSError)          disk full, no permission, not a directory
+    │   └── EngineError                                   a local engine failed, or refuses what was asked
+    │       └── EngineBusy                                for now: no slot is free, or a model is being loaded
+    ├── ComputeTimeout            (also TimeoutError)     an embedder or verifier did not answer in time
+    ├── CodecError                (also ValueError)       bytes are not what the codec wrote
+    ├── EmbedderError                                     texts could not be turned into vectors
+    │   └── EmbedderUnavailable   (also ConnectionError)  no answer in time, or refused for now
+    ├── VerifierError                                     a verifier is configured and cannot answer
+    ├── MissingExtra              (also ImportError)      an optional package is needed; the text names it
+    ├── StreamInterrupted                                 a stream that is shared was stopped before its end
+    └── NoRedisServer                                     no server answers and none could be started
 
 The second base lets code that already catches the built-in error go on working.
 """
@@ -97,7 +97,7 @@ class ConfigError(LixCacheError, ValueError):
 
 
 class LayoutMismatch(ConfigError):
-    """The sessions of a store are spread over another number of buckets than ``redis_buckets`` says."""
+    """The sessions of a store are spread over a different number of buckets than ``redis_buckets`` says."""
 
 
 class ArchiveMismatch(ConfigError):
@@ -117,7 +117,7 @@ class InvalidSessionId(InvalidInput):
 
 
 class InvalidType(InvalidInput, TypeError):
-    """An argument is of another kind than it can be: a number for a list, a text for a list of texts."""
+    """An argument is of a type that it cannot have: a number for a list, a text for a list of texts."""
 
 
 class InvalidMessage(InvalidInput):

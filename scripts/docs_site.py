@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from lix_cache import errors
 from lix_cache.config import CacheConfig, SemanticSettings
@@ -24,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Pages that live outside docs/, where hosts of code look for them.
 BORROWED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 _ROLE = re.compile(r":(?:class|meth|func|attr|data|mod):<code>(~?)([\w.]+)</code>")
+#: A page that a text names by its path; what is code or a link already stays.
+_PAGE = re.compile(r"(<(pre|code|a)\b.*?</\2>)|\bdocs/([\w-]+)\.md\b", re.DOTALL)
 _MARK = re.compile(r"^<!-- generated: ([\w ]+) -->$", re.MULTILINE)
 
 
@@ -40,15 +43,19 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     return _MARK.sub(lambda mark: PARTS[mark[1]](), markdown)
 
 
-def on_page_content(html: str, **_: object) -> str:
-    """Turn the roles of docstrings into links."""
+def on_page_content(html: str, page: Page, **_: object) -> str:
+    """Turn the roles of docstrings, and the pages that they name, into links."""
+    up = "../" * page.url.count("/")
+
+    def to_page(found: re.Match[str]) -> str:
+        return found[1] or f'<a href="{up}{found[3]}.html">{found[3]}</a>'
 
     def linked(role: re.Match[str]) -> str:
         tilde, name = role.groups()
         shown = name.rpartition(".")[2] if tilde else name
         return f'<autoref identifier="{name}" optional><code>{shown}</code></autoref>'
 
-    return _ROLE.sub(linked, html)
+    return _PAGE.sub(to_page, _ROLE.sub(linked, html))
 
 
 def settings_table(kind: type[Any]) -> str:

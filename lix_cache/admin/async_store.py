@@ -51,6 +51,7 @@ class AsyncStoreAdmin:
     session = in_thread(StoreAdmin.session)
     messages = in_thread(StoreAdmin.messages)
     session_ids = in_thread(StoreAdmin.session_ids)
+    is_of_other_prefixes = in_thread(StoreAdmin.is_of_other_prefixes)
     stats = in_thread(StoreAdmin.stats)
     offload = in_thread(StoreAdmin.offload)
     compact = in_thread(StoreAdmin.compact)

@@ -88,6 +88,10 @@ _WRITES = (
     "look at the server's log and at its disk"
 )
 _ANOTHER_ARCHIVE = "name that archive in archive_dir or archive_url; give another application its own prefix"
+_ANOTHER_PREFIX = (
+    "name the application's redis_key_prefix (--prefix); applications that may not see each other's "
+    "sessions need an archive each, besides a prefix each"
+)
 _REACH = "the settings are redis_url, or redis_host, redis_port, redis_username and redis_password"
 _REACH_MANY = (
     "the sessions of other nodes go on; wait for the replica, or start the server again. Where none answers, "
@@ -183,7 +187,7 @@ def _memory(facts: RedisFacts) -> Check:
     if not limit:
         limit = int(facts.info.get("total_system_memory", 0))
         # A machine with several masters is counted for each: which share one is not told.
-        of_what = "the memory of all masters' machines" if facts.masters else "the machine's memory"
+        of_what = "the memory of all masters' machines" if facts.masters else "the memory of its machine"
     if not limit:
         return Check(name, "ok", f"{used / _MB:.1f} MB used")
     share = used / limit
@@ -248,6 +252,8 @@ def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
             "a lock does not keep a second writer out",
             "put archive_dir on a local disk, or on a network disk with working flock",
         )
+    if facts.other_prefixes:
+        yield Check("prefix", "warn", "no process has used this archive under this prefix", _ANOTHER_PREFIX)
     if facts.total_bytes:
         yield _room(facts)
     if facts.pending:

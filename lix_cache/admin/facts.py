@@ -65,6 +65,7 @@ class DiskFacts:
         pending: sessions that an outage left in two parts.
         set_aside: files with damaged bytes that repairs made.
         is_folder: of files, and not a log under a URL.
+        other_prefixes: whether it is in use, and never was under our prefix.
     """
 
     folder: str
@@ -76,3 +77,4 @@ class DiskFacts:
     pending: int
     set_aside: int
     is_folder: bool = True
+    other_prefixes: bool = False

@@ -37,7 +37,7 @@ from lix_cache.hot.window import HotWindow
 from lix_cache.messages.packing import pack_hot
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn
 from lix_cache.session.health import redis_trouble
-from lix_cache.session.layout import agree
+from lix_cache.session.layout import agree, is_of_other_prefixes
 from lix_cache.session.store import SessionStore
 from lix_cache.storage.files import Files
 
@@ -222,7 +222,7 @@ def _look_for_overdue(drive: SyncDriver, store: SessionStore, facts: RedisFacts)
 def look_at_disk(store: SessionStore) -> DiskFacts:
     """Write, sync, lock and remove a file in the archive folder, and see how much room there is."""
     if isinstance(store.cold, ObjectTier):
-        return _look_at_objects(store.cold)
+        return _look_at_objects(store, store.cold)
     folder = os.path.abspath(store.archive.archive_dir)
     exists = os.path.isdir(folder)
     trouble, locks_work = _try_folder(folder) if exists else (_cannot_be_made(folder), True)
@@ -237,10 +237,11 @@ def look_at_disk(store: SessionStore) -> DiskFacts:
         total_bytes=usage.total,
         pending=len(_listed(store.archive.store.pending_sessions)),
         set_aside=len(_listed(lambda: files.set_aside(store.archive))),
+        other_prefixes=is_of_other_prefixes(store),
     )
 
 
-def _look_at_objects(tier: ObjectTier) -> DiskFacts:
+def _look_at_objects(store: SessionStore, tier: ObjectTier) -> DiskFacts:
     try:
         tier.check_writable()
         trouble = None
@@ -256,6 +257,7 @@ def _look_at_objects(tier: ObjectTier) -> DiskFacts:
         pending=len(_listed(tier.pending_sessions)),
         set_aside=0,
         is_folder=False,
+        other_prefixes=is_of_other_prefixes(store),
     )
 
 

@@ -40,7 +40,7 @@ from lix_cache.messages.turn import from_turn
 from lix_cache.session import read, reconcile, rounds, whole
 from lix_cache.session.base import Session
 from lix_cache.session.identity import adopt_archive
-from lix_cache.session.layout import StoreDriver
+from lix_cache.session.layout import StoreDriver, is_of_other_prefixes
 from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.store import open_store
 
@@ -134,6 +134,14 @@ class StoreAdmin:
         cold = {meta.session_id for meta in self._store.cold.all_metadata()}
         found = hot.keys() | cold | set(self._names_left())
         return sorted((shown(one) for one in found if in_namespace(one, start)), key=by_namespace)
+
+    def is_of_other_prefixes(self) -> bool:
+        """Tell whether the archive is in use, and never was under this ``redis_key_prefix``.
+
+        Sessions in Redis are found under one prefix alone. An archive knows no prefixes: a wrong one still
+        lists what is on disk.
+        """
+        return is_of_other_prefixes(self._store)
 
     def _names_left(self) -> list[str]:
         return self._drive(moving_over.names_left(self._store))[0]

@@ -59,11 +59,14 @@ def _global_options(
             "redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE.",
         ),
     ] = None,
-    prefix: Annotated[str | None, typer.Option(help="First part of every key.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="First part of every key: the application's redis_key_prefix.")
+    ] = None,
     archive_dir: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="Folder of the .huff files; or s3://bucket/prefix or file:///folder, a log."
+            metavar="DIR",
+            help="Folder of the .huff files, or the URL of object storage (file://, s3://, gs://, az://).",
         ),
     ] = None,
     env_prefix: Annotated[
@@ -79,7 +82,7 @@ def _global_options(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
     ] = False,
 ) -> None:
-    """Session memory that never loses a message: look at a store, move it, check it.
+    """Session memory and caches on Redis: look at a store, move it, check it.
 
     Settings come from the environment (LIX_CACHE_REDIS_URL, LIX_CACHE_ARCHIVE_DIR, …, one
     for every field of CacheConfig); the options below win over them.

@@ -10,10 +10,19 @@ import typer
 
 from lix_cache import ConversationArchive, SessionKey, StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
-from lix_cache.cli.output import id_text
+from lix_cache.cli.output import id_text, to_stderr
 from lix_cache.cli.terminal import in_plain_letters, visible
 
-__all__ = ["Session", "archived", "hot_or_cold", "listed_failures", "meant", "name_fields", "spoken"]
+__all__ = [
+    "Session",
+    "archived",
+    "hot_or_cold",
+    "listed_failures",
+    "meant",
+    "name_fields",
+    "say_if_of_other_prefixes",
+    "spoken",
+]
 
 #: What names a session: its id, or a key where it has a namespace.
 Session = str | SessionKey
@@ -119,6 +128,17 @@ def listed_failures(failed: Mapping[Session, str]) -> dict[str, Any]:
         else:
             found.setdefault("failed_in", {}).setdefault(session.namespace, {})[session.id] = why
     return found
+
+
+def say_if_of_other_prefixes(admin: StoreAdmin) -> None:
+    """Say on stderr that what was listed is from disk alone, and that the prefix may be a slip."""
+    if admin.is_of_other_prefixes():
+        prefix = visible(repr(admin.config.redis_key_prefix))
+        to_stderr().print(
+            f"no process has used this archive under the prefix {prefix}: "
+            "what it holds is shown whatever prefix it was stored under",
+            soft_wrap=True,
+        )
 
 
 def _printed(session_id: str) -> set[str]:

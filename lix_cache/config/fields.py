@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin
 
-from lix_cache._spelling import did_you_mean
+from lix_cache._spelling import did_you_mean, is_nearly
 from lix_cache.checks import given
 from lix_cache.errors import ConfigError
 
@@ -87,7 +87,7 @@ def _check_type(shown: str, value: Any, hint: Any) -> None:
             if isinstance(value, str) and value in get_args(option):
                 return
             allowed = ", ".join(repr(a) for a in get_args(option))
-            raise ConfigError(f"{shown} must be one of {allowed}, {given(value)}")
+            raise ConfigError(f"{shown} must be one of {allowed}, {_other(value, get_args(option))}")
         if option is type(None):
             if value is None:
                 return
@@ -101,6 +101,14 @@ def _check_type(shown: str, value: Any, hint: Any) -> None:
             return
     wanted = " or ".join("None" if o is type(None) else o.__name__ for o in options(hint))
     raise ConfigError(f"{shown} must be {wanted}, {given(value)}")
+
+
+def _other(value: Any, allowed: tuple[str, ...]) -> str:
+    """Say what stands in the place of one of some texts: nothing of it, unless it is a slip of one."""
+    if not isinstance(value, str):
+        return given(value)
+    slips = [one for one in allowed if is_nearly(value, one.upper())]
+    return f"got another text; did you mean {slips[0]!r}?" if slips else "got another text"
 
 
 def _check_range(name: str, value: Any, shown: str) -> None:

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 from urllib.parse import quote
 
+from lix_cache._advice import NAMED_REDIS, PRIVATE_REDIS, note_private
 from lix_cache._log import logger
 from lix_cache.arguments import config_of
 from lix_cache.checks import check_path, check_seconds, given
@@ -80,7 +81,12 @@ def ensure_redis(
         # The caller asked for this server by name: another one instead would look like
         # an empty one, so there is no falling back.
         config = config.replace(redis_url=url)
-        _check_server(config)
+        try:
+            _check_server(config)
+        except RedisUnavailable as error:
+            # The way out that other callers are told of is the one that was taken.
+            error.args = (str(error).replace(PRIVATE_REDIS, NAMED_REDIS),)
+            raise
         return EmbeddedRedis(existing=config)
     return configured_or_private(config, data_dir)
 
@@ -109,15 +115,14 @@ def configured_or_private(
 class EmbeddedRedis:
     """A private Redis server, kept in a folder and shared by all who name that folder.
 
-    ::
-
-        with EmbeddedRedis() as server:
-            cache = CacheCoordinator("session-1", config=server.config())
+    ``with EmbeddedRedis() as server:`` starts it, and ``server.config()`` is what caches are made with.
 
     It listens on a unix socket alone, in a folder that only its owner may enter, and
     keeps its data there from one run to the next. It is shut down, with everything on
     disk, when the last process that uses it stops it or exits. A process that is killed
-    leaves it running; the next one finds it and stops it in its turn. A forked child may
+    leaves it running, and so does one that ends by SIGTERM without exiting in Python's way, as web
+    servers do: call :meth:`stop` where the application ends. The next process finds the server and
+    stops it in its turn. A forked child may
     use the server for as long as its parent does; to keep it longer, the child calls
     :meth:`start` itself.
 
@@ -222,6 +227,7 @@ class EmbeddedRedis:
             except OSError as error:
                 raise NoRedisServer(f"cannot run a Redis server in {self._data_dir}: {error}") from error
             self._source = record.source
+            note_private(record.socket)
             self._settings = {
                 "redis_url": f"unix://{quote(os.fsencode(record.socket))}",
                 # It has no users and no password, and would refuse another server's.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NoReturn
 
-from lix_cache._advice import PRIVATE_REDIS
+from lix_cache._advice import advice_at
 from lix_cache.errors import (
     RedisAuthError,
     RedisCommandError,
@@ -65,11 +65,16 @@ _DENIED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in scri
 
 #: What to do about a server that is away, by what it is a part of.
 _AWAY = {
-    "server": f"Is the server running, and is it this address? {PRIVATE_REDIS}",
     "cluster": "It is one node of a cluster: the others go on, and its replica, if it has one, takes over",
     "sentinel": "It is the master that the sentinels name: its replica, if it has one, takes over",
     "sentinels": "Is the sentinel running, and is it this address?",
 }
+
+
+def _away(endpoint: Endpoint) -> str:
+    """Return what to look at where a server cannot be reached."""
+    known = _AWAY.get(endpoint.part_of)
+    return known or f"Is the server running, and is it this address? {advice_at(endpoint.path)}"
 
 
 #: Redis 6 and 7 quote the command in different ways.
@@ -173,7 +178,7 @@ def translate(error: BaseException, endpoint: Endpoint) -> BaseException:
             # Some versions of redis-py leave out what a certificate was refused for.
             text = f"{text} {reason}"
         return RedisUnavailable(
-            f"{where} cannot be reached: {text.rstrip('.')}. {_AWAY[endpoint.part_of]}",
+            f"{where} cannot be reached: {text.rstrip('.')}. {_away(endpoint)}",
             maybe_done=maybe_done,
         )
     return RedisCommandError(f"{where}: {type(error).__name__}: {text}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lix_cache.session.store import SessionStore
 
-__all__ = ["AsyncStoreDriver", "Layout", "StoreDriver", "agree", "note_anew"]
+__all__ = ["AsyncStoreDriver", "Layout", "StoreDriver", "agree", "is_of_other_prefixes", "note_anew"]
 
 T = TypeVar("T")
 
@@ -163,6 +163,14 @@ def note_anew(store: SessionStore) -> Flow[None]:
     call = partial(store.cold.note_setting, _name(store), str(store.hot.keys.buckets), anew=True)
     yield DiskCall(call, waits=True)
     yield RedisCall(put_buckets(store.hot.keys))
+
+
+def is_of_other_prefixes(store: SessionStore) -> bool:
+    """Tell whether the archive is in use, and never was under our prefix. For threads: it reads."""
+    try:
+        return store.cold.archive_id() is not None and store.cold.setting(_name(store)) is None
+    except ArchiveError:
+        return False  # not known; whatever reads sessions from there meets the same trouble, and says so
 
 
 def _name(store: SessionStore) -> str:

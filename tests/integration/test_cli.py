@@ -234,8 +234,10 @@ def test_embedded_is_the_private_server_where_the_one_of_the_environment_does_no
     fill(own.config(CacheConfig(archive_dir=str(tmp_path), evictor_enabled=False)), "mine", 1)
     monkeypatch.setenv("LIX_CACHE_REDIS_URL", f"redis://127.0.0.1:{free_port()}")
     arguments = [f"--archive-dir={tmp_path}", "--embedded", "sessions", "--json"]
-    result = CliRunner().invoke(app, arguments, prog_name="lix-cache")
-    assert result.exit_code == 0, result.stderr
+    # A process of its own, which leaves the server at its end: in ours that is after the folder was removed.
+    command = [sys.executable, "-m", "lix_cache.cli", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
     assert [one["session_id"] for one in json.loads(result.stdout)["sessions"]] == ["mine"]
     own.stop()
 
@@ -275,6 +277,25 @@ def test_sessions_lists_hot_and_cold_together_with_exact_numbers(
     assert found["cold"]["redis_bytes"] == 0
     assert found["cold"]["disk_bytes"] == os.path.getsize(f"{redis_config.archive_dir}/cold.huff")
     assert all(abs(s["last_use"] - time.time()) < 60 for s in listed["sessions"])
+
+
+@pytest.mark.promise("isolation")
+def test_a_prefix_under_which_the_archive_was_never_used_is_said_to_be_that(
+    cli: Cli, redis_config: CacheConfig
+) -> None:
+    fill(redis_config, "theirs", 2, cold=True)
+    wrong = redis_config.replace(redis_key_prefix=f"{redis_config.redis_key_prefix}-slip")
+    for command in (["sessions"], ["show", "theirs"]):
+        said = run_cli(wrong, *command)
+        assert said.code == 0
+        assert "no process has used this archive under the prefix" in said.err
+        assert "no process" not in cli(*command).err
+    checks = {one.name: one for one in StoreAdmin(wrong).doctor()}
+    assert checks["prefix"].status == "warn"
+    assert "prefix" not in {one.name for one in StoreAdmin(redis_config).doctor()}
+    # Two applications that agree on one archive use it under two prefixes.
+    fill(wrong, "ours", 1)
+    assert "no process" not in run_cli(wrong, "sessions").err
 
 
 def test_sessions_says_when_there_are_more(cli: Cli, redis_config: CacheConfig) -> None:
@@ -605,7 +626,7 @@ def test_compact_merges_frames_of_idle_sessions_and_needs_no_redis(
     for name in ("a", "b"):
         small_frames(redis_config, name)
     result = run_cli(offline, "compact")
-    assert (result.code, result.out) == (0, "0 of 2 files compacted; 2 in use left alone\n")
+    assert (result.code, result.out) == (0, "0 of 2 files compacted; 2 skipped, used lately\n")
     would_be = run_cli(offline, "compact", "--idle-minutes", "0", "--dry-run", "--json").json
     assert (would_be["dry_run"], would_be["compacted"], would_be["frames_after"]) == (True, 2, 2)
     shown = run_cli(offline, "compact", "--idle-minutes", "0", "--dry-run").out

@@ -265,6 +265,7 @@ def test_on_a_terminal_it_goes_on_while_redis_is_away(tmp_path: Path) -> None:
             wait_until(lambda: "cannot be read" in terminal.shown, what="the trouble")
             after = terminal.shown.index("cannot be read")
             wait_until(lambda: "what follows is" in terminal.shown[after:], what="that the rest is old")
+            assert "ensure_redis" not in terminal.shown[after:], "a function, which no command line calls"
             wait_until(lambda: "a-session" in terminal.shown[after:], what="what was seen last")
             server.restart()
             back = len(terminal.shown)

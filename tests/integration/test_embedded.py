@@ -23,6 +23,7 @@ from typing import IO, Any
 import pytest
 import redis
 
+from lix_cache import HybridConversationCache
 from lix_cache.config import CacheConfig
 from lix_cache.embedded import (
     DATA_DIR_VARIABLE,
@@ -459,6 +460,22 @@ def test_a_server_that_was_killed_is_no_trouble_at_the_stop(folder: str) -> None
         wait_until(lambda: not is_running(folder))
 
 
+def test_the_error_of_a_private_server_that_died_says_how_it_comes_back(
+    folder: str, nowhere: CacheConfig
+) -> None:
+    with EmbeddedRedis(folder) as server:
+        client_of(server).ping()
+        os.kill(pid_of(folder), signal.SIGKILL)
+        wait_until(lambda: not is_running(folder))
+        memory = HybridConversationCache("s", server.config(nowhere.replace(on_redis_error="raise")))
+        with pytest.raises(RedisUnavailable, match="start the process again") as refused:
+            memory.get_context()
+    assert "ensure_redis() starts a private one" not in str(refused.value)
+    memory = HybridConversationCache("s", nowhere.replace(on_redis_error="raise"))
+    with pytest.raises(RedisUnavailable, match=r"ensure_redis\(\) starts a private one"):
+        memory.get_context()
+
+
 def test_a_starter_killed_at_any_moment_leaves_nothing_that_hinders_the_next(folder: str) -> None:
     code = """
 import sys
@@ -810,8 +827,9 @@ def test_an_unreachable_server_in_the_environment_variable_is_an_error(
     redis_config: CacheConfig, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(URL_VARIABLE, f"redis://127.0.0.1:{free_port()}")
-    with pytest.raises(RedisUnavailable):
+    with pytest.raises(RedisUnavailable, match="correct the variable, or unset it") as refused:
         ensure_redis(redis_config, data_dir=folder)
+    assert "starts a private one" not in str(refused.value), "that is what was called"
     assert os.listdir(folder) == []
 
 

@@ -619,3 +619,14 @@ def test_redis_never_forgets_before_the_archive_would(days: int, seconds: int) -
 def test_a_session_is_idle_after_the_shorter_of_both_times(minutes: float, seconds: int) -> None:
     config = CacheConfig(evict_after_minutes=minutes, session_ttl_seconds=seconds)
     assert config.idle_seconds == min(minutes * 60, seconds)
+
+
+@pytest.mark.promise("no-leak")
+def test_a_choice_that_was_nearly_right_is_named_and_no_other_text_is() -> None:
+    with pytest.raises(ConfigError, match=r"'replica', 'disk', got another text; did you mean 'disk'\?"):
+        CacheConfig(durability="dsk")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"got another text$") as refused:
+        CacheConfig(durability="hunter2")  # type: ignore[arg-type]
+    assert "hunter2" not in str(refused.value)
+    with pytest.raises(ConfigError, match="got None"):
+        CacheConfig(durability=None)  # type: ignore[arg-type]

@@ -38,8 +38,9 @@ def test_the_pictures_are_what_the_script_draws(script: ModuleType) -> None:
 
 
 def test_a_picture_tells_readers_who_do_not_see_it_what_it_shows(script: ModuleType) -> None:
-    for draw in script.DRAWINGS.values():
-        root = ElementTree.fromstring(draw().svg())
+    overview = (PICTURES / "overview.svg").read_text("utf-8")
+    for drawn in (overview, *(draw().svg() for draw in script.DRAWINGS.values())):
+        root = ElementTree.fromstring(drawn)
         names = {child.tag.rpartition("}")[2]: child for child in root}
         assert root.get("role") == "img"
         assert names["title"].text

@@ -12,11 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def promised() -> dict[str, str]:
-    """Return the marker of each promise, by its number in the README's list."""
+    """Return the marker of each promise, by its number in the README's list: CONTRIBUTING has both."""
     text = (ROOT / "README.md").read_text("utf-8")
     section = text.partition("## What is promised")[2].partition("\n## ")[0]
     numbers = re.findall(r"^(\d+)\. \*\*", section, re.MULTILINE)
-    rows = dict(re.findall(r"^\| (\d+) \| `([\w-]+)` \|$", section, re.MULTILINE))
+    contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    markers = contributing.partition("## The promises")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| (\d+) \| `([\w-]+)` \|$", markers, re.MULTILINE))
     assert list(rows) == numbers, "a marker for each, in their order"
     assert len(set(rows.values())) == len(rows)
     return rows

@@ -68,7 +68,7 @@ def calibrate_(
     all. Exits with 1 if nothing can be proven for all of them. docs/calibration.md explains.
     """
     if not log and not pairs:
-        raise InvalidInput("calibrate from what? Name a file with --log or --pairs")
+        raise InvalidInput("no questions were given; name a file with --log or --pairs")
     if plot is not None:
         check_drawing()
     questions, left_out = _read(log or [], pairs or [])

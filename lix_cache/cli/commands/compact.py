@@ -60,7 +60,7 @@ def compact(
             text += f": {done.frames_before:,} frames → {done.frames_after:,}, "
             text += f"{human_bytes(done.bytes_before)} → {human_bytes(done.bytes_after)}"
         if done.active:
-            text += f"; {done.active:,} in use left alone"
+            text += f"; {done.active:,} skipped, used lately"
         for_humans().print(text, soft_wrap=True)
     for session_id, why in done.failed.items():
         complain(

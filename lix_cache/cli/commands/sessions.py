@@ -11,7 +11,7 @@ from rich.table import Table
 from lix_cache import StoreAdmin
 from lix_cache.admin import SessionInfo
 from lix_cache.cli.errors import PROBLEM, complain
-from lix_cache.cli.naming import name_fields
+from lix_cache.cli.naming import name_fields, say_if_of_other_prefixes
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import ago, for_humans, human_bytes, id_text, print_json, to_stderr, visible
 
@@ -47,6 +47,7 @@ def sessions(
     else:
         if shown:
             _show(shown)
+            say_if_of_other_prefixes(admin)
         else:
             what = f"no sessions under the prefix {admin.config.redis_key_prefix!r}"
             what += "" if namespace is None else f" in the namespace {visible(repr(namespace))}"

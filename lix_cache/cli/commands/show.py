@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lix_cache import StoreAdmin
-from lix_cache.cli.naming import hot_or_cold, name_fields
+from lix_cache.cli.naming import hot_or_cold, name_fields, say_if_of_other_prefixes
 from lix_cache.cli.options import AsJson, Namespace, settings_of
 from lix_cache.cli.output import for_humans, print_indented, print_json, visible
 
@@ -48,6 +48,7 @@ def show(
         console.print(Text(f"… {len(history) - len(shown):,} earlier messages\n", style="dim"))
     for message in shown:
         _print(console, message)
+    say_if_of_other_prefixes(admin)
 
 
 def _print(console: Console, message: dict[str, Any]) -> None:

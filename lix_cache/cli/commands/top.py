@@ -32,7 +32,7 @@ _PAUSE_BY_LOOK = 4
 
 def top(
     ctx: typer.Context,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two samples.")] = 2.0,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Sessions to show, the last used.")] = 10,
     metrics: Annotated[
         list[str] | None,
@@ -46,18 +46,21 @@ def top(
             help=f"The variable with the key that each --metrics address gets, else {KEY_VARIABLE}.",
         ),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Look once and end; also without a terminal.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Take one sample and end; also without a terminal.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Watch a store: sessions, windows, memory, the evictor, cached answers, and lookups by reason.
 
     Sessions, sizes and audits are read from the store. Hits by reason and latencies are counted by each
-    process: name its Prometheus metrics with --metrics, those of a gateway (/metrics) or of register_metrics.
-    A gateway with an admin key wants that key, from a variable. One look ends with 1 if no metrics could
-    be read.
+    process. Pass the URL of a process's Prometheus metrics with --metrics: a gateway's /metrics, or what
+    register_metrics serves. If the gateway has an admin key, put it into LIX_CACHE_METRICS_KEY or the
+    variable that --metrics-key-env names.
 
-    While the store cannot be read it says so, shows what it saw last, and tries again; with --once it
-    ends with 1. --json writes a line for each look. Ctrl-C ends.
+    While the store cannot be read it says so, shows what it saw last, and tries again. With --once the
+    command ends with 1 if the store or all of the metrics cannot be read. --json writes a line for each
+    sample. Ctrl-C ends.
     """
     urls = [check_url(url) for url in metrics or ()]
     key = os.environ.get(key_env or KEY_VARIABLE, "")

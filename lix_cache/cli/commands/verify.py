@@ -95,8 +95,9 @@ def _show(
         )
     turns = sum(check.turns for check in checks)
     frames = sum(check.frames for check in checks)
+    found = f"{counted(frames, 'frame')}, {counted(turns, 'message')}"
     what = counted(len(checks), "session" if "://" in folder else "file")
-    sums = f"{what} in {visible(folder)}, {frames:,} frames, {turns:,} messages"
+    sums = f"{what} in {visible(folder)}, {found}"
     if damaged:
         console.print(Text(f"✗ {len(damaged):,} damaged of {sums}", style="bold red"), soft_wrap=True)
     else:

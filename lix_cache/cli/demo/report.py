@@ -32,7 +32,7 @@ def show(console: Console, totals: Totals) -> None:
         (
             "cold on disk",
             f"{t.cold_messages:,}",
-            f"in the end all, {_times(t.disk_bytes, t.raw_bytes)} their text",
+            f"brought back: in both; in the end all, {_times(t.disk_bytes, t.raw_bytes)} their text",
         ),
         (
             "moved to disk",

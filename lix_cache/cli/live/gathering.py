@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lix_cache import CacheConfig, LixCacheError, RedisError, SemanticCache, StoreAdmin
+from lix_cache._advice import for_command_line
 from lix_cache.admin import SessionInfo, StoreStats
 from lix_cache.cli.live.metrics import Metrics, fetch
 from lix_cache.cli.naming import name_fields
@@ -96,8 +97,8 @@ class Looker:
             return self.look()
         except (LixCacheError, OSError) as error:
             last = self._last
+            trouble = f"{type(error).__name__}: {for_command_line(str(error))}"
             processes = [fetch(url, self._key) for url in self._urls]
             return Look(
-                last.at, time.monotonic() - began, f"{type(error).__name__}: {error}", last.stats,
-                last.sessions, last.answers, processes,
-            )  # fmt: skip
+                last.at, time.monotonic() - began, trouble, last.stats, last.sessions, last.answers, processes
+            )

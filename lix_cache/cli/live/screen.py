@@ -64,9 +64,9 @@ def _totals(look: Look, stats: StoreStats) -> Table:
 
 def _daemon(stats: StoreStats) -> str:
     words = [
-        "a process has a daemon that does its rounds"
+        "a process does its rounds"
         if stats.evictor_runs
-        else "no daemon has done a round of late"
+        else "no round of late: an application's process runs it, while it uses sessions"
     ]
     if stats.overdue_sessions:
         words.append(f"{counted(stats.overdue_sessions, 'session')} should be on disk by now")

@@ -79,6 +79,7 @@ def draw(curves: Mapping[str, Curve], path: str, *, bound: float | None = None, 
                 xytext=(6, -10) if curve.is_dashed else (-6, 5),
                 ha="left" if curve.is_dashed else "right",
                 fontsize=8,
+                color=color,  # two curves may have their points close together
             )
     if bound is not None:
         axes.axhline(100 * bound, color="grey", linewidth=0.8, linestyle=":")
