@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 from urllib.parse import unquote
 
+from lix_cache.config.places import check_url, is_url
 from lix_cache.errors import ArchiveUnavailable, ConfigError, MissingExtra
 from lix_cache.storage.files import Files
 from lix_cache.storage.opening import try_folder
@@ -31,7 +32,6 @@ _RETRY_SECONDS = 20
 #: A file without a name of its own that is older was left by a process that died.
 _ORPHAN_SECONDS = 86_400.0
 _UNNAMED = ".tmp"
-_SCHEMES = ("s3://", "gs://", "az://", "azure://", "abfs://", "abfss://", "https://", "file://")
 
 
 class Listed(NamedTuple):
@@ -256,9 +256,9 @@ class FolderBucket:
 def bucket_at(place: str) -> Bucket:
     """Return the bucket of a folder, or of a URL as :func:`open_bucket` takes it.
 
-    Raises: as :func:`open_bucket`.
+    Raises: as :func:`open_bucket`, and :func:`is_url`.
     """
-    return open_bucket(place) if "://" in place else FolderBucket(os.path.expanduser(place))
+    return open_bucket(place) if is_url(place) else FolderBucket(os.path.expanduser(place))
 
 
 def try_place(place: str, name: str) -> None:
@@ -292,12 +292,8 @@ def open_bucket(url: str, files: Files | None = None) -> Bucket:
         ConfigError: no such URL.
         MissingExtra: obstore is not installed.
     """
-    if not url.startswith(_SCHEMES):
-        raise ConfigError(f"an object store is named by a URL ({', '.join(_SCHEMES)}), a folder by its path")
+    check_url(url)
     scheme, _, rest = url.partition("://")
-    if "@" in rest.partition("/")[0] or "?" in rest:
-        raise ConfigError("the URL of an object store holds no credentials and no parameters: they come from "
-                          "the environment")  # fmt: skip
     if scheme == "file":
         return FolderBucket(unquote(rest), files)
     try:

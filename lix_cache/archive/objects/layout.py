@@ -7,6 +7,7 @@ import re
 from zlib import crc32
 
 __all__ = [
+    "INHERITED",
     "PROBE",
     "STORE",
     "log_name",
@@ -20,6 +21,7 @@ __all__ = [
 
 STORE = "store"
 PROBE = "probe"
+INHERITED = "inherited"
 _NUMBER = re.compile(r"/([0-9]{12})\.(?:seg|idx)\Z")
 
 

@@ -46,6 +46,7 @@ class ShardLog:
         clock: time.
         counters: of the tier.
         grace_seconds: how long what nothing refers to is kept.
+        inherited: the state of a session of which neither snapshot nor log says anything.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class ShardLog:
         *,
         grace_seconds: float = GRACE_SECONDS,
         snapshot_every: int = SNAPSHOT_EVERY,
+        inherited: Callable[[str], State] = lambda _: EMPTY,
     ) -> None:
         self.number = number
+        self._inherited = inherited
         self._bucket = bucket
         self._clock = clock
         self._counters = counters
@@ -192,7 +195,7 @@ class ShardLog:
         news = self._since.get(session_id)
         if news is not None and isinstance(news[-1], State):
             return news[-1]
-        state = self._base.state(session_id) or EMPTY
+        state = self._base.state(session_id) or self._inherited(session_id)
         for number, one in zip(self._numbers.get(session_id, ()), news or (), strict=True):
             state = one if isinstance(one, State) else folded(state, one, number)
         if news is not None:

@@ -22,10 +22,17 @@ class StoreNote(NamedTuple):
     Attributes:
         uuid: of the archive.
         shards: how many logs it has.
+        inherits: whether it took over notes of deletions from another archive (inherited.py).
     """
 
     uuid: str
     shards: int
+    inherits: bool = False
+
+    def packed(self) -> bytes:
+        """Return the bytes of the object."""
+        said = {"format": FORMAT, "uuid": self.uuid, "shards": self.shards}
+        return json.dumps({**said, "inherits": True} if self.inherits else said).encode()
 
 
 def noted(bucket: Bucket) -> StoreNote | None:
@@ -40,6 +47,7 @@ def noted(bucket: Bucket) -> StoreNote | None:
     try:
         said = json.loads(data)
         version, name, shards = said["format"], said["uuid"], said["shards"]
+        inherits = said.get("inherits", False) is True
         is_valid = isinstance(shards, int) and 1 <= shards <= MOST_SHARDS and bool(uuid.UUID(name))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArchiveCorrupt(f"{layout.STORE!r} in the object store says nothing that makes sense") from None
@@ -47,15 +55,14 @@ def noted(bucket: Bucket) -> StoreNote | None:
         raise ArchiveCorrupt(
             f"{layout.STORE!r} in the object store has format {version!r}; this lix_cache knows {FORMAT}"
         )
-    return StoreNote(str(name), shards)
+    return StoreNote(str(name), shards, inherits)
 
 
 def claimed(bucket: Bucket, shards: int) -> StoreNote:
     """Return what is noted; note it where there is no archive yet."""
     found = noted(bucket)
     if found is None:
-        made = {"format": FORMAT, "uuid": str(uuid.uuid4()), "shards": shards}
-        bucket.create(layout.STORE, json.dumps(made).encode())
+        bucket.create(layout.STORE, StoreNote(str(uuid.uuid4()), shards).packed())
         # What another put first counts.
         found = noted(bucket)
         if found is None:

@@ -10,7 +10,7 @@ from lix_cache.archive.catalogue import Place
 from lix_cache.archive.expiry import DAY, Now, is_expired, now_by
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.objects import layout
-from lix_cache.archive.objects.bundling import ObjectBundler
+from lix_cache.archive.objects.marking import ObjectMarker
 from lix_cache.archive.objects.order import Entry, entry_of
 from lix_cache.archive.objects.reader import contested_in
 from lix_cache.archive.objects.records import (
@@ -37,7 +37,7 @@ _AT_ONCE = 256
 Change = Callable[[State], "State | None"]
 
 
-class ObjectTier(ObjectBundler):
+class ObjectTier(ObjectMarker):
     """See :class:`~lix_cache.archive.cold_tier.ColdTier` and docs/object-layout.md."""
 
     def check_writable(self) -> None:
@@ -101,7 +101,7 @@ class ObjectTier(ObjectBundler):
                 return None
             return replace(state, deletion=NO_DELETION, noted_ms=0)
 
-        return len(self._change_all(DELETED, change))
+        return len(self._change_all(DELETED, change)) + self._forget_inherited(older_than_ms)
 
     def _change_all(self, marks: int, change: Change) -> list[tuple[State, State]]:
         """Commit a change of all sessions with a mark and without a holder. Returns what changed."""
