@@ -215,6 +215,8 @@ class CacheConfig:
             raise ConfigError("archive_dir must name a folder, and is empty or has a zero in it")
         if is_url(self.archive_dir):
             raise ConfigError("archive_dir must name a folder; a URL is archive_url")
+        if self.archive_url is not None and "://" not in self.archive_url:
+            raise ConfigError("archive_url must be a URL like s3://bucket/prefix; a folder is archive_dir")
         if self.archive_url is not None:
             check_url(self.archive_url)
         if not -1.0 <= self.semantic_similarity_threshold <= 1.0:

@@ -32,6 +32,29 @@ _RETRY_SECONDS = 20
 #: A file without a name of its own that is older was left by a process that died.
 _ORPHAN_SECONDS = 86_400.0
 _UNNAMED = ".tmp"
+_NO_BUCKET = re.compile(r"<Code>(?:NoSuchBucket|ContainerNotFound)</Code>|bucket does not exist")
+#: What is said in an error of obstore, and what to do about it; the first that is found.
+_CAUSES = (
+    (_NO_BUCKET, "its bucket does not exist: make the bucket first"),
+    (re.compile("BadScheme"), "its endpoint begins with http://, which AWS_ALLOW_HTTP=true allows"),
+    (
+        re.compile(r"169\.254\.|metadata\.google"),
+        "no credentials are in the environment (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
+    ),
+    (
+        re.compile(r"status code: 40[13]\b"),
+        "the credentials in the environment are wrong, or lack a right (get, put, delete, list)",
+    ),
+    (
+        re.compile("kind: Connect|ConnectionRefused|dns error"),
+        "nothing answers at its endpoint: look at AWS_ENDPOINT in the environment, and at the network",
+    ),
+    (
+        re.compile("InvalidPath|Encountered (?:empty|illegal)"),
+        "an object there has an empty part or a control character in its name; it is none of ours, remove it",
+    ),
+)
+_LOOK = "look at its URL, at the credentials in the environment, and at whether the store can be reached"
 
 
 class Listed(NamedTuple):
@@ -170,7 +193,10 @@ class ObjectBucket:
         self.requests.update((kind,))
         try:
             return call()
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            # A bucket that is not there is no archive without messages; and a put makes what is not there.
+            if kind == "put" or _NO_BUCKET.search(str(error)):
+                _refused(error, kind, name)
             raise
         except (BaseError, OSError) as error:
             _refused(error, kind, name)
@@ -178,11 +204,12 @@ class ObjectBucket:
 
 def _refused(error: Exception, kind: str, name: str) -> NoReturn:
     # Not its words: they may hold what was sent, with a signature or a token.
-    status = re.search(r"\b(?:status|code|error)\D{0,20}?([45]\d\d)\b", str(error), re.IGNORECASE)
+    text = str(error)
+    status = re.search(r"\b(?:status|code|error)\D{0,20}?([45]\d\d)\b", text, re.IGNORECASE)
     said = f" ({status[1]})" if status else ""
+    advice = next((advice for sign, advice in _CAUSES if sign.search(text)), _LOOK)
     raise ArchiveUnavailable(
-        f"the object store did not {kind} {name!r}: {type(error).__name__}{said}; look at its URL, "
-        "at the credentials in the environment, and at whether the store can be reached"
+        f"the object store did not {kind} {name!r}: {type(error).__name__}{said}; {advice}"
     ) from None
 
 

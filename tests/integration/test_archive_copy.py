@@ -212,8 +212,10 @@ def test_a_copy_puts_many_sessions_at_once_and_nothing_where_nothing_changed(
     old = ConversationArchive(folder).store
     names = [f"s{n}" for n in range(300)]
     assert old.append_many_locked({name: [turn(1), turn(2)] for name in names}) == dict.fromkeys(names, 2)
-    # The note of the store, and of each shard one commit for 256 sessions, and one for the rest.
-    assert requests_of(monkeypatch, folder, url, shards=shards) == {"_written": 1 + 2 * shards}
+    # A probe of the condition, twice; the note of the store; of each shard a commit for 256 sessions, and another
+    # for the rest.
+    making = {"_written": 3 + 2 * shards, "remove": 1}
+    assert requests_of(monkeypatch, folder, url, shards=shards) == making
     assert requests_of(monkeypatch, folder, url) == {}
     for name in names:
         with holding(old, name):
@@ -226,7 +228,7 @@ def test_a_copy_puts_many_sessions_at_once_and_nothing_where_nothing_changed(
     same(old, ConversationArchive(url).store)
     # Marks come many at a time as well.
     anew = f"file://{tmp_path}/anew"
-    assert requests_of(monkeypatch, url, anew) == {"_written": 1 + 4 * shards + 2}
+    assert requests_of(monkeypatch, url, anew) == {"_written": 3 + 4 * shards + 2, "remove": 1}
     same(old, ConversationArchive(anew).store)
 
 
@@ -299,6 +301,29 @@ def test_a_copy_has_as_many_shards_as_its_source(tmp_path: Path) -> None:
     copy_archive(folder, one, shards=5)
     copy_archive(one, two)
     assert (shards_of(one), shards_of(two)) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("environment", "shards", "why"),
+    [
+        ({}, 1, "neither --shards nor redis_buckets asks for more"),
+        ({"T_REDIS_BUCKETS": "7"}, 7, "redis_buckets says so"),
+        ({"T_REDIS_URL": "redis+cluster://127.0.0.1:1"}, 1024, "redis_buckets of a cluster"),
+    ],
+)
+def test_a_copy_of_a_folder_has_a_shard_for_each_bucket_of_the_application_and_says_so(
+    tmp_path: Path, environment: dict[str, str], shards: int, why: str
+) -> None:
+    folder, url = str(tmp_path / "a"), f"file://{tmp_path}/b"
+    ConversationArchive(folder).append_turn("s", {"role": "user", "content": "x"})
+    words = ["--env-prefix", "T", "archive", "copy", folder, url]
+    result = CliRunner().invoke(app, words, env=environment)
+    assert result.exit_code == 0, result.output
+    assert why in result.output
+    assert shards_of(url) == shards
+    again = CliRunner().invoke(app, words, env=environment)
+    assert again.exit_code == 0, again.output
+    assert "was made" not in again.output
 
 
 @pytest.mark.parametrize("shards", [0, -1, 65_537, 1.5, "2", True])

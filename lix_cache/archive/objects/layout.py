@@ -22,7 +22,8 @@ __all__ = [
 STORE = "store"
 PROBE = "probe"
 INHERITED = "inherited"
-_NUMBER = re.compile(r"/([0-9]{12})\.(?:seg|idx)\Z")
+#: The whole name: what others put below a shard is none of ours.
+_NUMBER = re.compile(r"[0-9a-f]{4}/(?:log/([0-9]{12})\.seg|snap/([0-9]{12})\.idx)\Z")
 
 
 def shard_of(session_id: str, shards: int) -> int:
@@ -58,5 +59,5 @@ def snap_name(shard: int, number: int) -> str:
 
 def number_of(name: str) -> int | None:
     """Return the number in the name of a segment or snapshot; None if it is neither."""
-    found = _NUMBER.search(name)
-    return int(found[1]) if found else None
+    found = _NUMBER.match(name)
+    return int(found[1] or found[2]) if found else None

@@ -7,7 +7,7 @@ import uuid
 from typing import NamedTuple
 
 from lix_cache.archive.objects import layout
-from lix_cache.errors import ArchiveCorrupt
+from lix_cache.errors import ArchiveCorrupt, ConfigError
 from lix_cache.storage.objects import Bucket
 
 __all__ = ["FORMAT", "MOST_SHARDS", "StoreNote", "claimed", "noted"]
@@ -59,9 +59,14 @@ def noted(bucket: Bucket) -> StoreNote | None:
 
 
 def claimed(bucket: Bucket, shards: int) -> StoreNote:
-    """Return what is noted; note it where there is no archive yet."""
+    """Return what is noted; note it where there is no archive yet.
+
+    Raises:
+        ConfigError: the store cannot have one.
+    """
     found = noted(bucket)
     if found is None:
+        _check_condition(bucket)
         bucket.create(layout.STORE, StoreNote(str(uuid.uuid4()), shards).packed())
         # What another put first counts.
         found = noted(bucket)
@@ -70,3 +75,18 @@ def claimed(bucket: Bucket, shards: int) -> StoreNote:
                 f"{layout.STORE!r} is gone from the object store as soon as it was put there"
             )
     return found
+
+
+def _check_condition(bucket: Bucket) -> None:
+    """Refuse a store that puts an object in the place of another although it must not.
+
+    Before anything is there: on such a store two processes would overwrite each other's messages.
+    """
+    name = f"{layout.PROBE}-{uuid.uuid4().hex}"
+    is_ignored = bucket.create(name, b"") and bucket.create(name, b"")
+    bucket.remove(name)
+    if is_ignored:
+        raise ConfigError(
+            "the object store ignores If-None-Match: it replaced an object that a put was to leave alone. "
+            "Use a release of it that has conditional writes"
+        )
