@@ -17,6 +17,7 @@ from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.archive.doubts import is_repeat
 from lix_cache.archive.expiry import Now
 from lix_cache.archive.facts import Extent, Marks
+from lix_cache.archive.objects.layout import shard_of
 from lix_cache.archive.objects.store_note import MOST_SHARDS
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.archive.store import ArchiveStore
@@ -82,7 +83,7 @@ def copy_archive(
         # What the nonces of messages with keys are made with: else a retry would not be recognised.
         new.note_setting(SALT, salt)
     copying = _Copying(old, new)
-    names = copying.names()
+    names = copying.names(made or 1)
     for done, group in _groups(names):
         on_progress(done, len(names))
         copying.copy(group)
@@ -187,8 +188,11 @@ class _Copying:
         self._there: set[str] = set()
         self._expired: set[str] = set()
 
-    def names(self) -> dict[str, int]:
-        """Return all sessions of both, sorted, with the bytes that they take."""
+    def names(self, shards: int) -> dict[str, int]:
+        """Return all sessions of both with the bytes that they take: those of a shard of the target together.
+
+        Else each of many shards would get few sessions at a time, and each of these is a put.
+        """
         sizes = {meta.session_id: meta.size_bytes for meta in self._old.all_metadata()}
         theirs = {meta.session_id: meta.size_bytes for meta in self._new.all_metadata()}
         self._there = set(theirs)
@@ -196,7 +200,7 @@ class _Copying:
         self._there.update(self._new.pending_sessions())
         marked = dict.fromkeys((*self._old.pending_sessions(), *self._there), 0)
         every = {**marked, **theirs, **sizes}
-        return {name: every[name] for name in sorted(every)}
+        return {name: every[name] for name in sorted(every, key=lambda name: (shard_of(name, shards), name))}
 
     def copy(self, group: Sequence[str]) -> None:
         """Bring some sessions up to date."""
