@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -296,14 +296,17 @@ class _Copying:
         extent = self._old.look(session_id) if extra or not turns else Extent()
         gone = {sign for sign, its_id in extent.contested.items() if its_id == ZERO_ID}
         outdated = [turn for turn in extra if sign_of(turn) in gone or turn.id <= extent.deleted]
-        is_forgotten = not turns and extent.forgotten != ZERO_ID and len(outdated) == len(known)
+        is_forgotten = not turns and extent.forgotten != ZERO_ID and (bool(outdated) or not known)
         is_there = is_forgotten and not self._old.exists(session_id) and self._new.exists(session_id)
+        beyond = there.lacking(source.marks)
         ids = {sign_of(turn): turn.id for turn in known}
         repeats = {sign for sign, said in there.said.items() if is_repeat(said)}
         return _Difference(
             source,
             is_deleted=is_there,
-            is_expired=len(extra) > len(outdated) and session_id in self._expired,
+            # What began anew has neither the messages nor the marks of what is in the trash.
+            is_expired=session_id in self._expired
+            and (len(extra) > len(outdated) or replace(beyond, pending=False) != Marks()),
             outdated=outdated,
             fresh=[turn for turn in turns if ids.get(sign_of(turn)) != turn.id],
             again=[turn for turn in turns if turn.nonce in repeats],

@@ -169,6 +169,8 @@ def test_what_expired_in_the_source_goes_to_the_trash_of_the_copy(any_places: tu
     for name in ("gone", "begun anew", "stays"):
         append(old, turn(1), session_id=name)
     append(new, turn(1), session_id="of another archive")
+    with holding(old, "begun anew"):
+        old.clear_locked("begun anew")
     copy_archive(*any_places)
     for name in ("gone", "begun anew"):
         with holding(old, name):
@@ -178,6 +180,7 @@ def test_what_expired_in_the_source_goes_to_the_trash_of_the_copy(any_places: tu
         copy_archive(*any_places)
         assert not new.exists("gone")
         assert said(new.turns("begun anew")) == ["message 2"]
+        assert new.marks("begun anew") == old.marks("begun anew")
         assert said(new.turns("stays")) == said(new.turns("of another archive")) == ["message 1"]
     for tier in (old, new):
         for name in ("gone", "begun anew"):
