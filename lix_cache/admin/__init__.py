@@ -6,6 +6,7 @@ from lix_cache.admin.async_store import AsyncStoreAdmin
 from lix_cache.admin.copying import copy_archive
 from lix_cache.admin.results import (
     Check,
+    Copied,
     Deleted,
     FileCheck,
     Migrated,
@@ -19,6 +20,7 @@ from lix_cache.admin.store import StoreAdmin
 __all__ = [
     "AsyncStoreAdmin",
     "Check",
+    "Copied",
     "Deleted",
     "FileCheck",
     "Migrated",

@@ -239,7 +239,9 @@ def diagnose_disk(facts: DiskFacts) -> Iterator[Check]:
             "archive folder",
             "fail",
             facts.trouble,
-            "make the folder writable for this user, or name another in archive_dir",
+            "mend what it names, or name another place in archive_dir or archive_url"
+            if "object store" in facts.trouble
+            else "make the folder writable for this user, or name another in archive_dir",
         )
     elif not facts.exists:
         yield Check("archive folder", "ok", f"{facts.folder} is not there yet, and can be made")

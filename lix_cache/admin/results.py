@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Check",
+    "Copied",
     "Deleted",
     "FileCheck",
     "Migrated",
@@ -104,6 +105,22 @@ class Migrated:
     sessions: int = 0
     messages: int = 0
     failed: dict[SessionName, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Copied(Migrated):
+    """What a copy of an archive did.
+
+    Attributes:
+        sessions: sessions that got something, and deletions that were taken over.
+        messages: messages that the target did not have.
+        failed: sessions that could not be copied, and why.
+        shards: logs of a target on object storage; None if it is a folder.
+        is_new: the target was made now, with so many.
+    """
+
+    shards: int | None = None
+    is_new: bool = False
 
 
 @dataclass(frozen=True)

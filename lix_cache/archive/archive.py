@@ -18,6 +18,7 @@ from lix_cache.archive.store import ArchiveStore
 from lix_cache.archive.verify import ArchiveReport
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import check_setting
+from lix_cache.config.places import is_url
 from lix_cache.errors import ArchiveError, InvalidType, LixCacheError
 from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import SessionName, ids_of, in_namespace, shown, stored_id, stored_start
@@ -95,7 +96,7 @@ class ConversationArchive:
         options: Any = {"codec": codec, "dictionary": table, "on_damage": on_damage, "clock": clock}
         options |= {"lock_timeout_seconds": lock_timeout_seconds, "max_frame_bytes": max_frame_mb << 20}
         self.store: ArchiveStore | ObjectTier
-        if "://" in self.archive_dir:
+        if is_url(self.archive_dir):
             from lix_cache.archive.objects.tier import ObjectTier
             from lix_cache.storage.objects import open_bucket
 

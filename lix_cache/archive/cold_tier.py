@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from lix_cache.archive.remembering import Remembering
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["ColdTier"]
 
 
-class ColdTier(Protocol):
+class ColdTier(Remembering, Protocol):
     """The archive of many sessions.
 
     Every method raises ArchiveUnavailable where the storage refuses or does not answer, and
@@ -273,9 +274,6 @@ class ColdTier(Protocol):
             since_ms: what was archived before this time need not be looked at.
         """
 
-    def deleted_up_to(self, session_id: str) -> MessageId:
-        """Return the largest id that the session may have had when it was last deleted."""
-
     def metadata(self, session_id: str, *, locked: bool = False) -> SessionMetadata | None:
         """Return what is known of the session; None if nothing is archived."""
 
@@ -306,25 +304,6 @@ class ColdTier(Protocol):
         A stamp that is equal to an earlier one says that nothing of the session has changed.
         """
 
-    # -- marks of an outage -----------------------------------------------------------------
-
-    def mark_pending_locked(self, session_id: str) -> None:
-        """Note that Redis and the archive of the session must be reconciled. Durable on return."""
-
-    def unmark_pending_locked(self, session_id: str) -> None:
-        """Take the mark off; harmless if there is none. A mark that comes back costs one look."""
-
-    def is_pending(self, session_id: str, *, just_read: bool = False) -> bool:
-        """Whether the session is marked.
-
-        Args:
-            session_id: the session.
-            just_read: in this call of the disk it was read; what that has seen will do.
-        """
-
-    def pending_sessions(self) -> list[str]:
-        """Return the sessions that are marked."""
-
     # -- whole sessions -----------------------------------------------------------------------
 
     def delete_locked(
@@ -343,9 +322,6 @@ class ColdTier(Protocol):
         Returns:
             Whether there was anything.
         """
-
-    def forget_deletions(self, older_than_ms: int) -> int:
-        """Drop what is remembered of deletions before a time, in Unix milliseconds. Returns how many."""
 
     def compact_many(
         self, session_ids: Sequence[str], *, idle_seconds: float, dry_run: bool = False, bundle: bool = False

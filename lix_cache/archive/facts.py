@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lix_cache.archive.doubts import is_gone
 from lix_cache.messages.session_key import shown
 from lix_cache.messages.turn import ZERO_ID, MessageId
 
-__all__ = ["CompactedSession", "Extent", "SessionMetadata", "Summary", "TrashedSession", "for_users"]
+__all__ = ["CompactedSession", "Extent", "Marks", "SessionMetadata", "Summary", "TrashedSession", "for_users"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,38 @@ class Extent:
     contested: Mapping[bytes, MessageId] = field(default_factory=dict)
     repeats: frozenset[bytes] = frozenset()
     given: MessageId = ZERO_ID
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What an archive remembers of a session beside its messages, and beside the deletions of all of it.
+
+    Attributes:
+        cleared: messages up to here are history, no longer part of the context.
+        dropped: what a window holds up to here is gone.
+        said: messages of which copies may come, or which were taken out: sign and id, as in ``doubts.py``.
+        pending: Redis and the archive must be reconciled.
+    """
+
+    cleared: MessageId = ZERO_ID
+    dropped: MessageId = ZERO_ID
+    said: Mapping[bytes, MessageId] = field(default_factory=dict)
+    pending: bool = False
+
+    def lacking(self, there: Marks) -> Marks:
+        """Return those that an archive lacks which has others; none where it has them all."""
+        # What is gone there stays gone, under whatever id it was known.
+        said = {
+            sign: one
+            for sign, one in self.said.items()
+            if sign not in there.said or (there.said[sign] != one and not is_gone(there.said[sign]))
+        }
+        return Marks(
+            self.cleared if self.cleared > there.cleared else ZERO_ID,
+            self.dropped if self.dropped > there.dropped else ZERO_ID,
+            said,
+            self.pending and not there.pending,
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lix_cache.archive import index as index_flow
 from lix_cache.archive.catalogue import Catalogue, Place, Wanted, placed
 from lix_cache.archive.changes import SessionStamp
 from lix_cache.archive.doubts import Link, found_in, id_before, is_gone, is_repeat
-from lix_cache.archive.facts import Extent, SessionMetadata, Summary
+from lix_cache.archive.facts import Extent, Marks, SessionMetadata, Summary
 from lix_cache.archive.folder import ArchiveFolder, foreign
 from lix_cache.archive.names import SUFFIX, legacy_session_id, session_id_of_stem
 from lix_cache.archive.salvage import all_doubts
@@ -183,19 +183,31 @@ class ArchiveReader(ArchiveFolder):
         """Return what is in doubt, the largest id of those that were taken out, and which are repeats."""
         found, taken_out = dict.fromkeys(gone.nonces, ZERO_ID), ZERO_ID
         said_last: dict[bytes, MessageId] = {}
-        path = self._path_of(session_id)
-        if path is None or not index.contested_at:
-            return found, taken_out, frozenset()
-        tail = self._files.read_tail(path, 0)
-        chain, _ = self._doubts(SessionFile(path, index, 0 if tail is None else tail.size))
         # The last link counts, which comes first.
-        for link in reversed(chain):
+        for link in reversed(self._chain(session_id, index)):
             said_last.update(link.items())
             ids = (id_before(said) for _, said in link.items() if is_gone(said))
             taken_out = max(taken_out, max(ids, default=ZERO_ID))
         for sign, said in said_last.items():
             found[sign] = ZERO_ID if is_gone(said) else id_before(said)
         return found, taken_out, frozenset(sign for sign, said in said_last.items() if is_repeat(said))
+
+    def _chain(self, session_id: str, index: index_flow.FrameIndex) -> list[Link]:
+        path = self._path_of(session_id)
+        if path is None or not index.contested_at:
+            return []
+        tail = self._files.read_tail(path, 0)
+        return self._doubts(SessionFile(path, index, 0 if tail is None else tail.size))[0]
+
+    def marks(self, session_id: str, *, locked: bool = False) -> Marks:
+        """Return what is remembered of a session beside its messages. See ColdTier."""
+        # The mark first, which comes before what it stands for.
+        pending = self.is_pending(session_id)
+        index = self.last_index(session_id, locked=locked)
+        said: dict[bytes, MessageId] = {}
+        for link in reversed(self._chain(session_id, index)):
+            said.update(link.items())
+        return Marks(index.cleared, index.dropped, said, pending)
 
     def metadata(self, session_id: str, *, locked: bool = False) -> SessionMetadata | None:
         """Return the metadata of a session's file, or None if there is none."""

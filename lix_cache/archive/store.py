@@ -13,11 +13,11 @@ from functools import partial
 
 from lix_cache._log import logger
 from lix_cache.archive import index, reading
-from lix_cache.archive.changing import ArchiveChanger
 from lix_cache.archive.compaction import compaction, one_by_one
 from lix_cache.archive.expiry import DAY, Now, is_expired, now_by
 from lix_cache.archive.facts import CompactedSession, TrashedSession
 from lix_cache.archive.folder import LOCKS, PROBE, temporary_path
+from lix_cache.archive.marking import ArchiveMarker
 from lix_cache.archive.names import SUFFIX, session_id_of_stem
 from lix_cache.archive.restoring import restored
 from lix_cache.archive.tombstones import Deletion
@@ -31,7 +31,7 @@ __all__ = ["KEEP_NONCES_MS", "ArchiveStore"]
 KEEP_NONCES_MS = 86_400_000
 
 
-class ArchiveStore(ArchiveChanger):
+class ArchiveStore(ArchiveMarker):
     """What :class:`~lix_cache.archive.archive.ConversationArchive` and the hybrid store share."""
 
     def compact_locked(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from lix_cache.archive.names import stripe_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lix_cache.storage.files import Files
 from lix_cache.storage.locks import FileLock
 
-__all__ = ["Deletion", "Tombstones"]
+__all__ = ["Deletion", "Tombstones", "is_note_name", "note_name"]
 
 FOLDER = ".deleted"
 _NAME = re.compile(r"[0-9a-f]{3}-[0-9a-f]{64}\Z")
@@ -37,6 +37,20 @@ class Deletion(NamedTuple):
 
     up_to: MessageId = ZERO_ID
     nonces: frozenset[bytes] = frozenset()
+
+    def joined(self, other: Deletion) -> Deletion:
+        """Return what is remembered of the deletions of both."""
+        return Deletion(max(self.up_to, other.up_to), self.nonces | other.nonces)
+
+
+def note_name(session_id: str) -> str:
+    """Return the name of the note of a session's deletions: its lock, and a digest of its id."""
+    return f"{stripe_of(session_id):03x}-{hashlib.sha256(session_id.encode()).hexdigest()}"
+
+
+def is_note_name(name: str) -> bool:
+    """Whether it is such a name."""
+    return _NAME.match(name) is not None
 
 
 class Tombstones:
@@ -55,14 +69,28 @@ class Tombstones:
 
     def of(self, session_id: str) -> Deletion:
         """Return what is remembered of a session's deletions."""
-        found = _parsed(self._files.read(self._path(session_id)))
+        return self.named(note_name(session_id))
+
+    def named(self, name: str) -> Deletion:
+        """Return what a note of that name says."""
+        found = _parsed(self._files.read(os.path.join(self._folder, name)))
         if found is None:
             self._note_damage("the note of a deletion cannot be read")
         return found or Deletion()
 
+    def all(self) -> Iterator[tuple[str, Deletion]]:
+        """Yield all notes by their names."""
+        for name in list(self._files.names(self._folder)):
+            if _NAME.match(name) and (found := self.named(name)) != Deletion():
+                yield name, found
+
     def put(self, session_id: str, deletion: Deletion) -> None:
         """Remember, durably. The folder is there."""
-        path = self._path(session_id)
+        self.put_named(note_name(session_id), deletion)
+
+    def put_named(self, name: str, deletion: Deletion) -> None:
+        """Remember under the name of a note. The holder has the lock of its number."""
+        path = os.path.join(self._folder, name)
         temporary = os.path.join(self._folder, f".{os.path.basename(path)}.tmp")
         lines = [str(deletion.up_to), *sorted(nonce.hex() for nonce in deletion.nonces)]
         self._files.write_synced(temporary, "\n".join(lines).encode())
@@ -100,10 +128,6 @@ class Tombstones:
             return False
         # Without an id, as an archive that knows no Redis notes it, the file's own time counts.
         return (found.up_to.ms or (self._files.modified(path) or 0) * 1000) < older_than_ms
-
-    def _path(self, session_id: str) -> str:
-        digest = hashlib.sha256(session_id.encode()).hexdigest()
-        return os.path.join(self._folder, f"{stripe_of(session_id):03x}-{digest}")
 
 
 def _parsed(data: bytes | None) -> Deletion | None:

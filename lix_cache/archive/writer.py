@@ -289,13 +289,17 @@ class ArchiveWriter(ArchiveRepeats):
 
     def clear_locked(self, session_id: str) -> None:
         """Take everything archived so far out of the context; it stays in the history."""
+        self._clear_locked(session_id)
+
+    def _clear_locked(self, session_id: str, up_to: MessageId | None = None) -> None:
         if not self.exists(session_id):
             return
         path = self._ready_path_locked(session_id)
         before, size = self._writable_tail_locked(path, session_id)
-        if size and before.cleared < before.newest:
+        cleared = before.newest if up_to is None else up_to
+        if size and before.cleared < cleared:
             now_ms = int(self._clock.time() * 1000)
-            self._files.append(path, size, encoding.encode_mark(before, now_ms, before.newest))
+            self._files.append(path, size, encoding.encode_mark(before, now_ms, cleared))
             if before.whole or before == index.EMPTY:
                 self.sync_names()
             self.changes.note(session_id)

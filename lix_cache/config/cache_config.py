@@ -12,6 +12,7 @@ from typing import Any, Literal, get_type_hints
 from lix_cache.checks import given
 from lix_cache.config.environment import read_environment
 from lix_cache.config.fields import check_field, refuse_unknown
+from lix_cache.config.places import check_url, is_url
 from lix_cache.config.semantic import SemanticSettings
 from lix_cache.config.subjects import (
     ArchiveSettings,
@@ -212,8 +213,12 @@ class CacheConfig:
             raise ConfigError("redis_key_prefix must not be empty")
         if not self.archive_dir or "\0" in self.archive_dir:
             raise ConfigError("archive_dir must name a folder, and is empty or has a zero in it")
+        if is_url(self.archive_dir):
+            raise ConfigError("archive_dir must name a folder; a URL is archive_url")
         if self.archive_url is not None and "://" not in self.archive_url:
             raise ConfigError("archive_url must be a URL like s3://bucket/prefix; a folder is archive_dir")
+        if self.archive_url is not None:
+            check_url(self.archive_url)
         if not -1.0 <= self.semantic_similarity_threshold <= 1.0:
             found = given(self.semantic_similarity_threshold)
             raise ConfigError(f"semantic_similarity_threshold must be from -1 to 1, {found}")

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 from urllib.parse import unquote
 
+from lix_cache.config.places import check_url, is_url
 from lix_cache.errors import ArchiveUnavailable, ConfigError, MissingExtra
 from lix_cache.storage.files import Files
 from lix_cache.storage.opening import try_folder
@@ -31,7 +32,29 @@ _RETRY_SECONDS = 20
 #: A file without a name of its own that is older was left by a process that died.
 _ORPHAN_SECONDS = 86_400.0
 _UNNAMED = ".tmp"
-_SCHEMES = ("s3://", "gs://", "az://", "azure://", "abfs://", "abfss://", "https://", "file://")
+_NO_BUCKET = re.compile(r"<Code>(?:NoSuchBucket|ContainerNotFound)</Code>|bucket does not exist")
+#: What is said in an error of obstore, and what to do about it; the first that is found.
+_CAUSES = (
+    (_NO_BUCKET, "its bucket does not exist: make the bucket first"),
+    (re.compile("BadScheme"), "its endpoint begins with http://, which AWS_ALLOW_HTTP=true allows"),
+    (
+        re.compile(r"169\.254\.|metadata\.google"),
+        "no credentials are in the environment (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
+    ),
+    (
+        re.compile(r"status code: 40[13]\b"),
+        "the credentials in the environment are wrong, or lack a right (get, put, delete, list)",
+    ),
+    (
+        re.compile("kind: Connect|ConnectionRefused|dns error"),
+        "nothing answers at its endpoint: look at AWS_ENDPOINT in the environment, and at the network",
+    ),
+    (
+        re.compile("InvalidPath|Encountered (?:empty|illegal)"),
+        "an object there has an empty part or a control character in its name; it is none of ours, remove it",
+    ),
+)
+_LOOK = "look at its URL, at the credentials in the environment, and at whether the store can be reached"
 
 
 class Listed(NamedTuple):
@@ -170,7 +193,10 @@ class ObjectBucket:
         self.requests.update((kind,))
         try:
             return call()
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            # A bucket that is not there is no archive without messages; and a put makes what is not there.
+            if kind == "put" or _NO_BUCKET.search(str(error)):
+                _refused(error, kind, name)
             raise
         except (BaseError, OSError) as error:
             _refused(error, kind, name)
@@ -178,11 +204,12 @@ class ObjectBucket:
 
 def _refused(error: Exception, kind: str, name: str) -> NoReturn:
     # Not its words: they may hold what was sent, with a signature or a token.
-    status = re.search(r"\b(?:status|code|error)\D{0,20}?([45]\d\d)\b", str(error), re.IGNORECASE)
+    text = str(error)
+    status = re.search(r"\b(?:status|code|error)\D{0,20}?([45]\d\d)\b", text, re.IGNORECASE)
     said = f" ({status[1]})" if status else ""
+    advice = next((advice for sign, advice in _CAUSES if sign.search(text)), _LOOK)
     raise ArchiveUnavailable(
-        f"the object store did not {kind} {name!r}: {type(error).__name__}{said}; look at its URL, "
-        "at the credentials in the environment, and at whether the store can be reached"
+        f"the object store did not {kind} {name!r}: {type(error).__name__}{said}; {advice}"
     ) from None
 
 
@@ -256,9 +283,9 @@ class FolderBucket:
 def bucket_at(place: str) -> Bucket:
     """Return the bucket of a folder, or of a URL as :func:`open_bucket` takes it.
 
-    Raises: as :func:`open_bucket`.
+    Raises: as :func:`open_bucket`, and :func:`is_url`.
     """
-    return open_bucket(place) if "://" in place else FolderBucket(os.path.expanduser(place))
+    return open_bucket(place) if is_url(place) else FolderBucket(os.path.expanduser(place))
 
 
 def try_place(place: str, name: str) -> None:
@@ -292,12 +319,8 @@ def open_bucket(url: str, files: Files | None = None) -> Bucket:
         ConfigError: no such URL.
         MissingExtra: obstore is not installed.
     """
-    if not url.startswith(_SCHEMES):
-        raise ConfigError(f"an object store is named by a URL ({', '.join(_SCHEMES)}), a folder by its path")
+    check_url(url)
     scheme, _, rest = url.partition("://")
-    if "@" in rest.partition("/")[0] or "?" in rest:
-        raise ConfigError("the URL of an object store holds no credentials and no parameters: they come from "
-                          "the environment")  # fmt: skip
     if scheme == "file":
         return FolderBucket(unquote(rest), files)
     try:

@@ -18,8 +18,9 @@ import pytest
 
 from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.archive.expiry import DAY, Now
-from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, Summary
+from lix_cache.archive.facts import CompactedSession, Extent, Marks, SessionMetadata, Summary
 from lix_cache.archive.lease import Lease
+from lix_cache.archive.tombstones import Deletion, note_name
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, RevisionMismatch
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, new_turn, sign_of_id, with_id
@@ -523,6 +524,88 @@ class ColdTierContract:
         assert tier.forget_deletions(turn(5).id.ms) == 0
         assert tier.forget_deletions(turn(6).id.ms) == 1
         assert make().look("s").deleted == ZERO_ID
+
+    # -- what another archive takes over ---------------------------------------------------
+
+    @pytest.mark.promise("no-loss")
+    def test_marks_that_were_taken_over_are_as_good_as_its_own(self, make: Make) -> None:
+        one = make()
+        append(one, *(turn(n) for n in range(6)))
+        with holding(one):
+            one.take_out_locked("s", [turn(2), turn(9)])
+            one.clear_locked("s")
+            one.mark_pending_locked("s")
+            one.append_outage_locked("s", [turn(30, nonce=30)], contested=True, keyed=True)
+        marks = make().marks("s")
+        assert marks.pending
+        with holding(one, "other"):
+            one.append_locked("other", one.turns("s"))
+            assert one.mark_many_locked({"other": marks}) == {}
+            assert one.mark_many_locked({"other": marks}) == {}, "again: it is all there"
+        two = make()
+        assert marks.lacking(two.marks("other")) == Marks()
+        assert two.contested("other") == two.contested("s")
+        assert two.look("other").repeats == two.look("s").repeats == {(30).to_bytes(6, "big")}
+        assert two.look("other").given == two.look("s").given
+        assert said(two.recent("other", 9, in_context=True)) == said(two.recent("s", 9, in_context=True))
+        assert set(two.pending_sessions()) == {"s", "other"}
+        assert two.turns("other") == two.turns("s")
+        assert append(two, turn(2), turn(9), session_id="other", from_window=True) == 0
+        with holding(two, "other"):
+            found = two.find_nonces_locked("other", [(2).to_bytes(6, "big"), (9).to_bytes(6, "big")])
+        assert sorted(found.values()) == [turn(2).id, turn(9).id]
+        # The first copy still takes the place of the one that was sent again.
+        for name in ("s", "other"):
+            append(two, turn(7, nonce=30), session_id=name, from_window=True)
+        assert [t.id for t in two.turns("other")] == [t.id for t in two.turns("s")]
+        assert turn(7).id in [t.id for t in make().turns("other")]
+
+    @pytest.mark.promise("no-loss")
+    def test_marks_of_a_session_without_messages_make_it(self, make: Make) -> None:
+        one = make()
+        marks = {
+            "cleared": Marks(cleared=turn(3).id),
+            "dropped": Marks(dropped=turn(3).id),
+            "marked": Marks(pending=True),
+        }
+        for name, own in marks.items():
+            with holding(one, name):
+                assert one.mark_many_locked({name: own}) == {}
+        assert {name: make().marks(name) for name in marks} == marks
+        assert {meta.session_id for meta in make().all_metadata()} == {"cleared", "dropped"}
+        assert append(make(), turn(3), turn(4), session_id="dropped", from_window=True) == 1
+        append(make(), turn(3), turn(4), session_id="cleared")
+        assert said(make().recent("cleared", 9, in_context=True)) == ["message 4"]
+
+    @pytest.mark.promise("no-loss")
+    def test_a_deletion_that_was_taken_over_keeps_what_comes_late(self, make: Make) -> None:
+        one = make()
+        # Of a session that is there, and of ones that never were.
+        append(one, turn(1), turn(8), session_id="here")
+        notes = {
+            note_name("away"): Deletion(turn(5).id, frozenset({(7).to_bytes(6, "big")})),
+            note_name("far"): Deletion(turn(9).id),
+            note_name("here"): Deletion(turn(6).id),
+        }
+        assert one.take_deletions(notes) == 3
+        assert make().take_deletions(notes) == 0, "again: nothing is new"
+        assert dict(make().deletions()) == notes
+        two = make()
+        assert two.deleted_up_to("away") == two.look("away").forgotten == turn(5).id
+        assert set(two.contested("away")) == {(7).to_bytes(6, "big")}
+        assert said(two.turns("here")) == ["message 1", "message 8"]
+        assert append(two, turn(2), session_id="here", from_window=True) == 0
+        assert append(two, turn(5), turn(7), session_id="away", from_window=True) == 0
+        assert append(two, turn(6), session_id="away", from_window=True) == 1
+        assert append(make(), turn(4), session_id="away", from_window=True) == 0
+        assert two.take_deletions({note_name("away"): Deletion(turn(3).id)}) == 0, "less than it knows"
+        assert two.take_deletions({note_name("far"): Deletion(turn(10).id)}) == 1
+        delete(two, turn(8).id, session_id="here")
+        assert dict(make().deletions())[note_name("here")].up_to == turn(8).id
+        assert make().forget_deletions(turn(5).id.ms) == 0
+        assert make().forget_deletions(turn(99).id.ms) >= 3
+        assert list(make().deletions()) == []
+        assert make().deleted_up_to("far") == make().deleted_up_to("away") == ZERO_ID
 
     @pytest.mark.promise("no-loss")
     @pytest.mark.parametrize("bundle", [False, True])

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.errors import ArchiveMismatch, ArchiveUnavailable
 from lix_cache.messages.turn import ZERO_ID
 from lix_cache.storage.objects import FolderBucket
-from tests.contract.cold_tier import append, delete, holding, said, turn
+from tests.contract.cold_tier import append, delete, holding, long_after, said, turn
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -79,6 +80,159 @@ def test_a_copy_follows_what_was_done_since(places: tuple[str, str]) -> None:
     assert copy_archive(*places).failed == {}
     same(old, new)
     assert copy_archive(*places).messages == 0
+
+
+EVERY_WAY = [(one, other) for one in ("", "file://") for other in ("", "file://")]
+
+
+@pytest.fixture(params=EVERY_WAY, ids=lambda way: " to ".join("objects" if one else "folder" for one in way))
+def any_places(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    old, new = (f"{kind}{tmp_path}/{name}" for kind, name in zip(request.param, ("old", "new"), strict=True))
+    return old, new
+
+
+@pytest.mark.parametrize("is_repeated", [False, True], ids=["first", "repeated"])
+def test_what_the_source_refuses_from_a_window_the_copy_refuses(
+    any_places: tuple[str, str], is_repeated: bool
+) -> None:
+    """Added and taken away between two copies, or before the first one: the copy has never seen it."""
+    old = ConversationArchive(any_places[0]).store
+    names = ("deleted", "begun anew", "popped", "edited", "replaced", "emptied", "repeated")
+    for name in names[2:]:
+        append(old, turn(0), session_id=name)
+    if is_repeated:
+        copy_archive(*any_places)
+    window = [turn(n) for n in range(1, 5)]
+    for name in names:
+        append(old, *window, session_id=name)
+    for name in names[:2]:
+        delete(old, turn(5).id, [(77).to_bytes(6, "big")], session_id=name)
+    append(old, turn(20), session_id="begun anew")
+    with holding(old, "popped"):
+        old.take_out_locked("popped", [turn(4), turn(6)])
+    with holding(old, "edited"):
+        old.take_out_locked("edited", [turn(2)], turn(2, "new words", nonce=88))
+    with holding(old, "replaced"):
+        old.replace_locked("replaced", [turn(50, "summary")], turn(60).id.ms)
+    with holding(old, "emptied"):
+        old.take_out_locked("emptied", old.turns("emptied"))
+    with holding(old, "repeated"):
+        old.append_outage_locked("repeated", [turn(90, nonce=77)], contested=True, keyed=True)
+    assert copy_archive(*any_places).failed == {}
+    again = copy_archive(*any_places)
+    assert (again.sessions, again.messages, again.failed) == (0, 0, {})
+    new = ConversationArchive(any_places[1]).store
+    same(old, new)
+    late = [*window, turn(6), turn(8, nonce=77)]
+    for name in names:
+        counts = [append(tier, *late, session_id=name, from_window=True) for tier in (old, new)]
+        assert counts[0] == counts[1], name
+    same(old, new)
+    assert said(new.turns("deleted")) == ["message 6"]
+
+
+def test_a_copy_follows_what_the_first_copy_of_a_message_did_to_a_repeated_one(
+    any_places: tuple[str, str],
+) -> None:
+    old, new = (ConversationArchive(place).store for place in any_places)
+    append(old, turn(1))
+    with holding(old):
+        old.append_outage_locked("s", [turn(90, nonce=77)], contested=True, keyed=True)
+    copy_archive(*any_places)
+    append(old, turn(8, nonce=77), from_window=True)
+    assert copy_archive(*any_places).sessions == 1
+    assert (
+        [one.id for one in new.turns("s")] == [one.id for one in old.turns("s")] == [turn(1).id, turn(8).id]
+    )
+    assert copy_archive(*any_places).sessions == 0
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+def test_a_copy_follows_a_clear_below_its_newest_message(
+    any_places: tuple[str, str], is_compacted: bool
+) -> None:
+    old, new = (ConversationArchive(place).store for place in any_places)
+    append(old, turn(1), turn(2))
+    copy_archive(*any_places)
+    with holding(old):
+        old.take_out_locked("s", [turn(2)])
+        if is_compacted:
+            old.compact_locked("s", idle_seconds=0)
+        old.clear_locked("s")
+    copy_archive(*any_places)
+    assert said(new.recent("s", 9, in_context=True)) == said(old.recent("s", 9, in_context=True)) == []
+    same(old, new)
+
+
+def test_what_expired_in_the_source_goes_to_the_trash_of_the_copy(any_places: tuple[str, str]) -> None:
+    old, new = (ConversationArchive(place).store for place in any_places)
+    for name in ("gone", "begun anew", "stays"):
+        append(old, turn(1), session_id=name)
+    append(new, turn(1), session_id="of another archive")
+    with holding(old, "begun anew"):
+        old.clear_locked("begun anew")
+    copy_archive(*any_places)
+    for name in ("gone", "begun anew"):
+        with holding(old, name):
+            assert old.expire_locked(name, 86_400, long_after(2), to_trash=True)
+    append(old, turn(2), session_id="begun anew")
+    for _ in range(2):
+        copy_archive(*any_places)
+        assert not new.exists("gone")
+        assert said(new.turns("begun anew")) == ["message 2"]
+        assert new.marks("begun anew") == old.marks("begun anew")
+        assert said(new.turns("stays")) == said(new.turns("of another archive")) == ["message 1"]
+    for tier in (old, new):
+        for name in ("gone", "begun anew"):
+            with holding(tier, name):
+                assert tier.restore_locked(name)
+    assert said(new.turns("begun anew")) == ["message 1", "message 2"]
+    copy_archive(*any_places)
+    assert said(new.turns("gone")) == ["message 1"]
+
+
+def requests_of(monkeypatch: pytest.MonkeyPatch, source: str, target: str, **options: Any) -> Counter[str]:
+    """Return what a copy asks of a target on object storage."""
+    sent: Counter[str] = Counter()
+    with monkeypatch.context() as patched:
+        for name in ("_written", "remove"):
+            whole = getattr(FolderBucket, name)
+
+            def counted(bucket: FolderBucket, *args: Any, name: str = name, whole: Any = whole) -> Any:
+                sent.update((name,) * (bucket.location == target))
+                return whole(bucket, *args)
+
+            patched.setattr(FolderBucket, name, counted)
+        copy_archive(source, target, **options)
+    return sent
+
+
+@pytest.mark.parametrize("shards", [1, 4, 40])
+def test_a_copy_puts_many_sessions_at_once_and_nothing_where_nothing_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    folder, url = str(tmp_path / "old"), f"file://{tmp_path}/new"
+    old = ConversationArchive(folder).store
+    names = [f"s{n}" for n in range(300)]
+    assert old.append_many_locked({name: [turn(1), turn(2)] for name in names}) == dict.fromkeys(names, 2)
+    # A probe of the condition, twice; the note of the store; a commit of each shard, and one more of that in
+    # which the first 256 sessions end.
+    making = {"_written": 3 + shards + 1, "remove": 1}
+    assert requests_of(monkeypatch, folder, url, shards=shards) == making
+    assert requests_of(monkeypatch, folder, url) == {}
+    for name in names:
+        with holding(old, name):
+            old.clear_locked(name)
+    append(old, turn(3), session_id=names[0])
+    delete(old, turn(9).id, session_id="never there")
+    # What is added and cleared, many at once; the note of a deletion, and that there is one.
+    assert requests_of(monkeypatch, folder, url) == {"_written": 1 + shards + 1 + 2}
+    assert requests_of(monkeypatch, folder, url) == {}
+    same(old, ConversationArchive(url).store)
+    # Marks come many at a time as well.
+    anew = f"file://{tmp_path}/anew"
+    assert requests_of(monkeypatch, url, anew) == {"_written": 3 + 2 * (shards + 1) + 2, "remove": 1}
+    same(old, ConversationArchive(anew).store)
 
 
 def test_a_copy_while_the_source_is_in_use_misses_nothing_that_was_there(places: tuple[str, str]) -> None:
@@ -152,6 +306,29 @@ def test_a_copy_has_as_many_shards_as_its_source(tmp_path: Path) -> None:
     assert (shards_of(one), shards_of(two)) == (5, 5)
 
 
+@pytest.mark.parametrize(
+    ("environment", "shards", "why"),
+    [
+        ({}, 1, "neither --shards nor redis_buckets asks for more"),
+        ({"T_REDIS_BUCKETS": "7"}, 7, "redis_buckets says so"),
+        ({"T_REDIS_URL": "redis+cluster://127.0.0.1:1"}, 1024, "redis_buckets of a cluster"),
+    ],
+)
+def test_a_copy_of_a_folder_has_a_shard_for_each_bucket_of_the_application_and_says_so(
+    tmp_path: Path, environment: dict[str, str], shards: int, why: str
+) -> None:
+    folder, url = str(tmp_path / "a"), f"file://{tmp_path}/b"
+    ConversationArchive(folder).append_turn("s", {"role": "user", "content": "x"})
+    words = ["--env-prefix", "T", "archive", "copy", folder, url]
+    result = CliRunner().invoke(app, words, env=environment)
+    assert result.exit_code == 0, result.output
+    assert why in result.output
+    assert shards_of(url) == shards
+    again = CliRunner().invoke(app, words, env=environment)
+    assert again.exit_code == 0, again.output
+    assert "was made" not in again.output
+
+
 @pytest.mark.parametrize("shards", [0, -1, 65_537, 1.5, "2", True])
 def test_shards_that_cannot_be_are_refused(tmp_path: Path, shards: Any) -> None:
     with pytest.raises(ConfigError, match="shards"):
@@ -181,13 +358,19 @@ def test_a_copy_that_dies_at_any_put_goes_on(tmp_path: Path, monkeypatch: pytest
     """Both ways between two numbers of shards: no session doubled, none that is done begun anew."""
     monkeypatch.setattr("lix_cache.archive.objects.base._LEASE_MARGIN", -LEASE_SECONDS)
     old, new = f"file://{tmp_path}/old", f"file://{tmp_path}/new"
+    earlier = tmp_path / "earlier"
     copy_archive(str(tmp_path / "nothing"), old, shards=3)
     store = ConversationArchive(old).store
     for name in ("a", "b"):
         append(store, turn(0), turn(1), session_id=name)
+    copy_archive(old, f"file://{earlier}", shards=2)
+    for name in ("a", "b", "c"):
+        append(store, turn(2), session_id=name)
         with holding(store, name):
             store.clear_locked(name)
-        append(store, turn(2), session_id=name)
+            store.take_out_locked(name, [turn(1)])
+        append(store, turn(3), session_id=name)
+    delete(store, turn(1).id, session_id="d")
     put, left = FolderBucket.create, 0
 
     def dying(bucket: FolderBucket, name: str, data: bytes) -> bool:
@@ -203,6 +386,7 @@ def test_a_copy_that_dies_at_any_put_goes_on(tmp_path: Path, monkeypatch: pytest
 
     for step in range(1, 100):
         left = step
+        shutil.copytree(earlier, tmp_path / "new")
         with monkeypatch.context() as patched:
             patched.setattr(FolderBucket, "create", dying)
             try:
@@ -212,6 +396,7 @@ def test_a_copy_that_dies_at_any_put_goes_on(tmp_path: Path, monkeypatch: pytest
                 held_at(new)._holders.clear()
         assert copy_archive(old, new, shards=2).failed == {}
         same(store, ConversationArchive(new).store)
+        assert ConversationArchive(new).store.deleted_up_to("d") == turn(1).id
         shutil.rmtree(tmp_path / "new")
     assert step > 10, "every put was the last one once"
 

@@ -194,9 +194,48 @@ def test_the_environment_leads_to_s3(redis_config: CacheConfig, monkeypatch: pyt
 
 @pytest.mark.promise("no-leak")
 @pytest.mark.parametrize(
-    "url", ["ftp://host/x", "s3://key:secret@bucket/x", "s3://bucket/x?token=secret", "here", "", "://"]
+    "url",
+    [
+        "ftp://host/x",
+        "s3://key:secret@bucket/x",
+        "s3://bucket/x?token=secret",
+        "here",
+        "",
+        "://",
+        "s3://",
+        "s3://bucket/secret//x",
+        "s3://bucket/secret/../x",
+        "s3://bucket/./secret",
+        "s3://bucket/secret\n",
+        "file://secret",
+    ],
 )
 def test_a_url_that_cannot_be_used_is_refused_without_its_secrets(url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         open_bucket(url)
     assert "secret" not in str(refused.value)
+    with pytest.raises(ConfigError) as refused:
+        CacheConfig(archive_url=url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["s3:/bucket/chats", "s3:bucket", "gs:/bucket", "file:/var/chats"])
+def test_a_url_with_one_slash_is_no_folder(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ConversationArchive("here").append_turn("s", {"role": "user", "content": "x"})
+    for refused in (
+        lambda: ConversationArchive(place),
+        lambda: CacheConfig(archive_dir=place),
+        lambda: copy_archive("here", place),
+        lambda: copy_archive(place, "there"),
+    ):
+        with pytest.raises(ConfigError, match="two slashes"):
+            refused()
+    for words in (["archive", "copy", "here", place], ["archive", "copy", place, "there"]):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code != 0
+        assert "Traceback" not in result.output
+    assert os.listdir(tmp_path) == ["here"]
+    assert ConversationArchive(f"./{place.partition(':')[0]}").load_all("s") is None, "a folder is a folder"

@@ -19,10 +19,11 @@ from typing import Any
 from lix_cache.archive.catalogue import Place, Wanted, placed
 from lix_cache.archive.changes import SessionStamp, changes_of
 from lix_cache.archive.compaction import one_by_one
+from lix_cache.archive.doubts import as_gone, as_repeat, id_before, is_gone, is_repeat
 from lix_cache.archive.expiry import DAY, Now, is_expired
-from lix_cache.archive.facts import CompactedSession, Extent, SessionMetadata, Summary, TrashedSession
+from lix_cache.archive.facts import CompactedSession, Extent, Marks, SessionMetadata, Summary, TrashedSession
 from lix_cache.archive.identity import Known, local_id, newcomers
-from lix_cache.archive.tombstones import Deletion
+from lix_cache.archive.tombstones import Deletion, note_name
 from lix_cache.errors import ArchiveBusy, ArchiveError, ArchiveUnavailable, LixCacheError
 from lix_cache.messages.turn import ZERO_ID, MessageId, Turn, once, sign_of, sign_of_id, with_id
 
@@ -78,6 +79,7 @@ class _Session:
     dropped: MessageId = ZERO_ID
     largest: MessageId = ZERO_ID
     changed_at: float = 0.0
+    inherited: Mapping[bytes, MessageId] = field(default_factory=dict)
 
     @property
     def last_use(self) -> float:
@@ -337,7 +339,7 @@ class ObjectTier:
         return found
 
     def _deletion(self, session_id: str) -> Deletion:
-        found: Deletion | None = self.bucket.get("deleted", session_id)[1]
+        found: Deletion | None = self.bucket.get("deleted", note_name(session_id))[1]
         return found or Deletion()
 
     def exists(self, session_id: str) -> bool:
@@ -381,6 +383,59 @@ class ObjectTier:
         repeats = found.repeats if found else frozenset[bytes]()
         contested, given = self.contested(session_id), max(newest, taken_out)
         return Extent(newest, own.cleared, up_to, gone.up_to, contested, repeats, given)
+
+    def marks(self, session_id: str, *, locked: bool = False) -> Marks:
+        found, pending = self._session(session_id), self.is_pending(session_id)
+        if found is None:
+            return Marks(pending=pending)
+        said = {turn.nonce: turn.id for turn in found.turns if turn.nonce in found.contested if turn.nonce}
+        said.update({one: as_repeat(its_id) for one, its_id in said.items() if one in found.repeats})
+        said.update(found.moved)
+        said.update({sign: as_gone(its_id) for sign, its_id in found.gone.items()})
+        return Marks(found.cleared, found.dropped, {**found.inherited, **said}, pending)
+
+    def mark_many_locked(self, batch: Mapping[str, Marks]) -> dict[str, LixCacheError]:
+        for session_id, marks in batch.items():
+            lacking = marks.lacking(self.marks(session_id))
+            if lacking.pending:
+                self.mark_pending_locked(session_id)
+            if replace(lacking, pending=False) == Marks():
+                continue
+
+            def change(before: _Session | None, lacking: Marks = lacking) -> _Session:
+                now = time.time()
+                old = before or _Session(now, now, now)
+                said = lacking.said
+                nonces = {turn.nonce for turn in old.turns}
+                return replace(
+                    old,
+                    cleared=max(old.cleared, lacking.cleared),
+                    dropped=max(old.dropped, lacking.dropped),
+                    contested=old.contested | {one for one in said if one in nonces},
+                    repeats=old.repeats | {one for one, its_id in said.items() if is_repeat(its_id)},
+                    moved={
+                        **old.moved,
+                        **{s: i for s, i in said.items() if s not in nonces and not is_gone(i)},
+                    },
+                    gone={**old.gone, **{s: id_before(i) for s, i in said.items() if is_gone(i)}},
+                    inherited={**old.inherited, **said},
+                    changes=old.changes + 1,
+                )
+
+            self._change(session_id, change)
+        return {}
+
+    def deletions(self) -> Iterator[tuple[str, Deletion]]:
+        for name in self.bucket.names("deleted"):
+            yield name[1], self.bucket.get(*name)[1]
+
+    def take_deletions(self, notes: Mapping[str, Deletion]) -> int:
+        count = 0
+        for name, one in notes.items():
+            before = self.bucket.get("deleted", name)[1] or Deletion()
+            if before.joined(one) != before:
+                count += self.bucket.put(before.joined(one), None, "deleted", name)
+        return count
 
     def contested(self, session_id: str, *, locked: bool = False) -> Mapping[bytes, MessageId]:
         found = self._session(session_id)
@@ -452,7 +507,7 @@ class ObjectTier:
         nonces = before.nonces.union(late, self.contested(session_id))
         deletion = Deletion(max(up_to, before.up_to), nonces)
         if deletion != before:
-            self.bucket.put(deletion, None, "deleted", session_id)
+            self.bucket.put(deletion, None, "deleted", note_name(session_id))
         trashed = self.bucket.names("trash", session_id)
         for name in trashed:
             self.bucket.put(None, None, *name)

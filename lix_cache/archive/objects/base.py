@@ -14,9 +14,10 @@ from lix_cache.archive.codecs import packer
 from lix_cache.archive.lease import pauses, taken
 from lix_cache.archive.objects import layout
 from lix_cache.archive.objects.frame_cache import FrameCache
+from lix_cache.archive.objects.inherited import Inherited, inherited_by
 from lix_cache.archive.objects.leases import ObjectLease, Tokens, held_at
 from lix_cache.archive.objects.opened import Kept
-from lix_cache.archive.objects.records import Record, State
+from lix_cache.archive.objects.records import EMPTY, Record, State
 from lix_cache.archive.objects.shard import GRACE_SECONDS, SNAPSHOT_EVERY, Commit, Shard
 from lix_cache.archive.objects.store_note import StoreNote, claimed, noted
 from lix_cache.clock import SYSTEM_CLOCK, Clock
@@ -79,6 +80,7 @@ class ObjectBase:
         self.wanted_shards = shards
         self._grace, self._every = grace_seconds, snapshot_every
         self._note: StoreNote | None = None
+        self._notes: Inherited | None = None
         self._frames: FrameCache | None = None
         self._shards: dict[int, Shard] = {}
         self._kept = Kept()
@@ -102,6 +104,15 @@ class ObjectBase:
             self._note = claimed(self.bucket, self.wanted_shards) if make else noted(self.bucket)
         return self._note
 
+    def _inherited(self, session_id: str) -> State:
+        """Return the state of a session that this archive has never had: what it took over of deletions."""
+        note = self._note
+        if note is None or not note.inherits:
+            return EMPTY
+        if self._notes is None:
+            self._notes = inherited_by(self.bucket)
+        return self._notes.state(session_id)
+
     def _shard(self, session_id: str, *, make: bool = False) -> Shard | None:
         note = self.identity(make=make)
         return None if note is None else self._numbered(layout.shard_of(session_id, note.shards))
@@ -122,6 +133,7 @@ class ObjectBase:
                 self._kept,
                 grace_seconds=self._grace,
                 snapshot_every=self._every,
+                inherited=self._inherited,
             )
         return self._shards.setdefault(number, found)
 

@@ -7,6 +7,7 @@ import re
 from zlib import crc32
 
 __all__ = [
+    "INHERITED",
     "PROBE",
     "STORE",
     "log_name",
@@ -20,7 +21,9 @@ __all__ = [
 
 STORE = "store"
 PROBE = "probe"
-_NUMBER = re.compile(r"/([0-9]{12})\.(?:seg|idx)\Z")
+INHERITED = "inherited"
+#: The whole name: what others put below a shard is none of ours.
+_NUMBER = re.compile(r"[0-9a-f]{4}/(?:log/([0-9]{12})\.seg|snap/([0-9]{12})\.idx)\Z")
 
 
 def shard_of(session_id: str, shards: int) -> int:
@@ -56,5 +59,5 @@ def snap_name(shard: int, number: int) -> str:
 
 def number_of(name: str) -> int | None:
     """Return the number in the name of a segment or snapshot; None if it is neither."""
-    found = _NUMBER.search(name)
-    return int(found[1]) if found else None
+    found = _NUMBER.match(name)
+    return int(found[1] or found[2]) if found else None

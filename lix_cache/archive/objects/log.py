@@ -47,6 +47,7 @@ class ShardLog:
         counters: of the tier.
         kept: what is kept of snapshots, of all shards.
         grace_seconds: how long what nothing refers to is kept.
+        inherited: the state of a session of which neither snapshot nor log says anything.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class ShardLog:
         *,
         grace_seconds: float = GRACE_SECONDS,
         snapshot_every: int = SNAPSHOT_EVERY,
+        inherited: Callable[[str], State] = lambda _: EMPTY,
     ) -> None:
         self.number = number
+        self._inherited = inherited
         self._bucket = bucket
         self._clock = clock
         self._counters = counters
@@ -199,9 +202,10 @@ class ShardLog:
         if news is not None and isinstance(news[-1], State):
             return news[-1]
         if packed is None:
-            state = self._base.state(session_id) or EMPTY
+            state = self._base.state(session_id) or self._inherited(session_id)
         else:
-            state = self._base.decoded(packed[session_id]) if session_id in packed else EMPTY
+            is_packed = session_id in packed
+            state = self._base.decoded(packed[session_id]) if is_packed else self._inherited(session_id)
         for number, one in zip(self._numbers.get(session_id, ()), news or (), strict=True):
             state = one if isinstance(one, State) else folded(state, one, number)
         if news is not None:

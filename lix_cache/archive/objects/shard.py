@@ -18,6 +18,9 @@ from lix_cache.messages.turn import Turn
 from lix_cache.storage.objects import Listed
 from lix_cache.storage.parallel import side_by_side
 
+#: How often a put is refused without reason before it is an error; and the first pause, which doubles.
+_MOST_REFUSALS, _FIRST_PAUSE = 6, 0.05
+
 __all__ = ["GRACE_SECONDS", "SIDE_BY_SIDE", "SNAPSHOT_EVERY", "Collected", "Commit", "Shard"]
 
 
@@ -79,6 +82,7 @@ class Shard(ShardLog):
             if not self._is_known:
                 self._sync()
                 is_known = True
+            refused = 0
             while True:
                 try:
                     self._is_deciding = True
@@ -100,13 +104,28 @@ class Shard(ShardLog):
                         return False
                     is_known = True
                     continue
+                number = self._next
                 if self._put(made):
                     break
                 self._counters.update(("object_conflicts",))
                 self._sync()
                 is_known = True
+                # Another was first only if there is something new.
+                refused = 0 if self._next != number else refused + 1
+                self._wait_after(refused)
             self._shorten()
             return True
+
+    def _wait_after(self, refused: int) -> None:
+        """Wait before a put is tried again that was refused although nothing is there."""
+        if refused > _MOST_REFUSALS:
+            name = layout.log_name(self.number, self._next)
+            raise ArchiveUnavailable(
+                f"the object store refuses to put {name!r} as if it were there, and it is not: the store or "
+                "a proxy answers wrongly"
+            )
+        if refused:
+            self._clock.sleep(_FIRST_PAUSE * 2 ** (refused - 1))
 
     def _put(self, made: Commit) -> bool:
         if self._away() > self._grace / 2:
@@ -178,8 +197,9 @@ class Shard(ShardLog):
             live: the segments to which a state refers, by a look at all of them since :meth:`synced`.
         """
         snaps = [
-            (layout.number_of(one.name) or 0, one)
+            (number, one)
             for one in self._bucket.names(layout.snap_start(self.number))
+            if (number := layout.number_of(one.name)) is not None
         ]
         before = now - self._grace
         old = [number for number, one in snaps if one.modified < before]

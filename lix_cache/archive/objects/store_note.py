@@ -7,7 +7,7 @@ import uuid
 from typing import NamedTuple
 
 from lix_cache.archive.objects import layout
-from lix_cache.errors import ArchiveCorrupt
+from lix_cache.errors import ArchiveCorrupt, ConfigError
 from lix_cache.storage.objects import Bucket
 
 __all__ = ["FORMAT", "MOST_SHARDS", "StoreNote", "claimed", "noted"]
@@ -22,10 +22,17 @@ class StoreNote(NamedTuple):
     Attributes:
         uuid: of the archive.
         shards: how many logs it has.
+        inherits: whether it took over notes of deletions from another archive (inherited.py).
     """
 
     uuid: str
     shards: int
+    inherits: bool = False
+
+    def packed(self) -> bytes:
+        """Return the bytes of the object."""
+        said = {"format": FORMAT, "uuid": self.uuid, "shards": self.shards}
+        return json.dumps({**said, "inherits": True} if self.inherits else said).encode()
 
 
 def noted(bucket: Bucket) -> StoreNote | None:
@@ -40,6 +47,7 @@ def noted(bucket: Bucket) -> StoreNote | None:
     try:
         said = json.loads(data)
         version, name, shards = said["format"], said["uuid"], said["shards"]
+        inherits = said.get("inherits", False) is True
         is_valid = isinstance(shards, int) and 1 <= shards <= MOST_SHARDS and bool(uuid.UUID(name))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArchiveCorrupt(f"{layout.STORE!r} in the object store says nothing that makes sense") from None
@@ -47,15 +55,19 @@ def noted(bucket: Bucket) -> StoreNote | None:
         raise ArchiveCorrupt(
             f"{layout.STORE!r} in the object store has format {version!r}; this lix_cache knows {FORMAT}"
         )
-    return StoreNote(str(name), shards)
+    return StoreNote(str(name), shards, inherits)
 
 
 def claimed(bucket: Bucket, shards: int) -> StoreNote:
-    """Return what is noted; note it where there is no archive yet."""
+    """Return what is noted; note it where there is no archive yet.
+
+    Raises:
+        ConfigError: the store cannot have one.
+    """
     found = noted(bucket)
     if found is None:
-        made = {"format": FORMAT, "uuid": str(uuid.uuid4()), "shards": shards}
-        bucket.create(layout.STORE, json.dumps(made).encode())
+        _check_condition(bucket)
+        bucket.create(layout.STORE, StoreNote(str(uuid.uuid4()), shards).packed())
         # What another put first counts.
         found = noted(bucket)
         if found is None:
@@ -63,3 +75,18 @@ def claimed(bucket: Bucket, shards: int) -> StoreNote:
                 f"{layout.STORE!r} is gone from the object store as soon as it was put there"
             )
     return found
+
+
+def _check_condition(bucket: Bucket) -> None:
+    """Refuse a store that puts an object in the place of another although it must not.
+
+    Before anything is there: on such a store two processes would overwrite each other's messages.
+    """
+    name = f"{layout.PROBE}-{uuid.uuid4().hex}"
+    is_ignored = bucket.create(name, b"") and bucket.create(name, b"")
+    bucket.remove(name)
+    if is_ignored:
+        raise ConfigError(
+            "the object store ignores If-None-Match: it replaced an object that a put was to leave alone. "
+            "Use a release of it that has conditional writes"
+        )

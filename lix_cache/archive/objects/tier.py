@@ -12,7 +12,7 @@ from lix_cache.archive.catalogue import Place
 from lix_cache.archive.expiry import DAY, Now, is_expired, now_by
 from lix_cache.archive.identity import Known, newcomers
 from lix_cache.archive.objects import layout
-from lix_cache.archive.objects.bundling import ObjectBundler
+from lix_cache.archive.objects.marking import ObjectMarker
 from lix_cache.archive.objects.order import Entry, entry_of
 from lix_cache.archive.objects.reader import contested_in
 from lix_cache.archive.objects.records import (
@@ -42,7 +42,7 @@ _TURNS, _NEXT_TURN = 24, "turn"
 Change = Callable[[State], "State | None"]
 
 
-class ObjectTier(ObjectBundler):
+class ObjectTier(ObjectMarker):
     """See :class:`~lix_cache.archive.cold_tier.ColdTier` and docs/object-layout.md."""
 
     def check_writable(self) -> None:
@@ -100,7 +100,8 @@ class ObjectTier(ObjectBundler):
     def forget_deletions(self, older_than_ms: int) -> int:
         """Drop what is remembered of deletions before a time. See ColdTier."""
 
-        return len(self._change_all(DELETED, lambda state: _without_old_note(state, older_than_ms)))
+        changed = self._change_all(DELETED, lambda state: _without_old_note(state, older_than_ms))
+        return len(changed) + self._forget_inherited(older_than_ms)
 
     def _change_all(self, marks: int, change: Change) -> list[tuple[State, State]]:
         """Commit a change of all sessions with a mark and without a holder. Returns what changed."""
@@ -174,6 +175,7 @@ class ObjectTier(ObjectBundler):
         turn: list[Shard] = []
         with self._noting_failures():
             turn = self._turn()
+            self._forget_inherited(older_than_ms)
         for start in range(0, len(turn), 1 + SIDE_BY_SIDE):
             some = turn[start : start + 1 + SIDE_BY_SIDE]
             side_by_side([partial(sweep, shard) for shard in some], SIDE_BY_SIDE)

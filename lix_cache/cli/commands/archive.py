@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from lix_cache import StoreAdmin
+from lix_cache import CacheConfig, StoreAdmin
 from lix_cache.admin import copy_archive
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.naming import listed_failures, spoken
@@ -36,11 +37,15 @@ def adopt(ctx: typer.Context) -> None:
 
 @archive.command(epilog="Example: lix-cache archive copy ./data/conversations s3://bucket/chats")
 def copy(
+    ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, or s3://bucket/prefix.")],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The same; made if there is none.")],
     shards: Annotated[
         int | None,
-        typer.Option(help="Logs of a TARGET on object storage that is made; else as many as SOURCE has."),
+        typer.Option(
+            help="Logs of a TARGET on object storage that is made: as many as SOURCE has, of a folder "
+            "redis_buckets. It never changes."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -51,16 +56,34 @@ def copy(
     copy again, run 'archive adopt' with the new place, and start them with it.
     """
     places = [place if "://" in place else os.path.expanduser(place) for place in (source, target)]
-    if "://" not in places[0] and not os.path.isdir(places[0]):
-        raise typer.BadParameter("SOURCE is no folder")
+    is_folder = "://" not in places[0]
+    if is_folder and not os.path.isdir(places[0]):
+        raise typer.BadParameter("SOURCE is no folder, and no URL such as s3://bucket/prefix")
+    # Of the configuration only a number is asked for: nothing is started, nothing is reached.
+    config = replace(settings_of(ctx), embedded=False, archive_dir=None).config()
+    buckets = config.redis.buckets
     with progress("copying") as tell:
-        done = copy_archive(places[0], places[1], shards=shards, on_progress=tell)
+        done = copy_archive(places[0], places[1], shards=shards, buckets=buckets, on_progress=tell)
     if as_json:
-        print_json({"sessions": done.sessions, "messages": done.messages, **listed_failures(done.failed)})
+        numbers = {"sessions": done.sessions, "messages": done.messages, "shards": done.shards}
+        print_json({**numbers, **listed_failures(done.failed)})
     else:
         text = f"{counted(done.sessions, 'session')} changed, {counted(done.messages, 'message')} copied"
         for_humans().print(text, soft_wrap=True)
+        if done.is_new:
+            chosen = f"{visible(places[1])} was made with {counted(done.shards or 0, 'shard')}, for good"
+            why = f": {_why_so_many(config)}. For more, copy to another prefix with --shards"
+            why = why if shards is None and is_folder else ""
+            for_humans().print(Text(chosen + why), soft_wrap=True)
     for session_id, why in done.failed.items():
         complain(f"session {spoken(session_id)} was not copied: {why}", "copy again")
     if done.failed:
         raise typer.Exit(PROBLEM)
+
+
+def _why_so_many(config: CacheConfig) -> str:
+    if config.redis_buckets:
+        return "redis_buckets says so"
+    if config.redis.cluster:
+        return "that is redis_buckets of a cluster"
+    return "neither --shards nor redis_buckets asks for more"
