@@ -22,7 +22,7 @@ from lix_cache.archive.objects.store_note import MOST_SHARDS
 from lix_cache.archive.objects.tier import ObjectTier
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.checks import check_count, given
-from lix_cache.errors import ArchiveError, ConfigError, LixCacheError
+from lix_cache.errors import ArchiveBusy, ArchiveError, ConfigError, LixCacheError
 from lix_cache.messages.turn import ZERO_ID, Turn, sign_of
 from lix_cache.session.add import SALT
 from lix_cache.storage.parallel import side_by_side
@@ -272,7 +272,9 @@ class _Copying:
         for name, source in sources.items():
             count = counts.get(name, 0)
             error = count if isinstance(count, LixCacheError) else unmarked.get(name)
-            if error is not None:
+            if isinstance(error, ArchiveBusy):
+                rest.append(name)  # its lease is waited for, as long as for that of a holder who died
+            elif error is not None:
                 self.failed[name] = error
             else:
                 assert isinstance(count, int)  # noqa: S101 - see above
