@@ -91,6 +91,7 @@ class KvStore(KvReader):
         pieces: Sequence[Piece],
         keep: Callable[[Manifest], Mapping[str, str]] = lambda before: before.files,
         since: Seen | None = None,
+        lock_seconds: float | None = None,
     ) -> Saved:
         """Put a session's state into the store.
 
@@ -100,13 +101,14 @@ class KvStore(KvReader):
             pieces: its files, each after the one it needs.
             keep: given the manifest before, returns the files of it that the session keeps.
             since: what :meth:`seen` said when the session was taken into memory.
+            lock_seconds: how long to wait for the lock, if not as long as always.
 
         Raises:
             KvBusy: another process kept the lock too long.
             KvUnavailable: the disk refused.
         """
         saved = Saved()
-        with self._changing() as catalogue:
+        with self._changing(lock_seconds) as catalogue:
             if since is not None and self.is_purged(manifest.tenant, manifest.session, since):
                 return Saved(is_purged=True)
             self._tidy(catalogue)
@@ -115,14 +117,22 @@ class KvStore(KvReader):
             before = catalogue.manifests.get(path)
             if before is not None:
                 manifest = replace(manifest, pinned=before[1].pinned or manifest.pinned)
-            there = self._write_pieces(catalogue, fingerprint, manifest.tenant, path, pieces, saved)
             kept = {} if before is None else keep(before[1])
+
+            def own(there: Mapping[str, str]) -> int:
+                """Return the room for a manifest that names these, in the place of the one before."""
+                data = encode_manifest(manifest.with_files({**kept, **there}))
+                return max(0, len(data) - (0 if before is None else before[2]))
+
+            there = self._write_pieces(catalogue, fingerprint, manifest.tenant, path, pieces, saved, own)
             kept = {name: kept[name] for name in kept if (fingerprint.hex, name) in catalogue.files}
             manifest = manifest.with_files({**kept, **there})
             protected = {(fingerprint.hex, name) for name in there}
             if there and self._put_manifest(catalogue, path, fingerprint.hex, manifest, protected):
                 self._disown(catalogue, path, {(fingerprint.hex, name) for name in manifest.files})
                 saved.tokens = max(one.about.first + one.about.tokens for one in pieces if one.name in there)
+            elif there:
+                saved.left_out += len(there)
         self.counters.update(saves=1, written_bytes=saved.bytes, left_out=saved.left_out)
         return saved
 
@@ -208,10 +218,10 @@ class KvStore(KvReader):
     # -- steps -------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[Catalogue]:
+    def _changing(self, lock_seconds: float | None = None) -> Iterator[Catalogue]:
         try:
             self._files.make_folder(self.folder)
-            with self._locked():
+            with self._locked(self._lock_seconds if lock_seconds is None else lock_seconds):
                 catalogue = read_catalogue(self.folder, self._read)
                 self._remove_garbage(catalogue)
                 yield catalogue
@@ -221,15 +231,15 @@ class KvStore(KvReader):
             raise KvUnavailable(error.errno, error.strerror) from error
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[FileLock]:
-        until = self._clock.monotonic() + self._lock_seconds
+    def _locked(self, seconds: float) -> Iterator[FileLock]:
+        until = self._clock.monotonic() + seconds
         path = os.path.join(self.folder, "store.lock")
         while True:
             lock = self._files.try_lock(path)
             if lock is not None:
                 break
             if self._clock.monotonic() >= until:
-                raise KvBusy(f"the KV store {self.folder!r} was locked for {self._lock_seconds} s; try again")
+                raise KvBusy(f"the KV store {self.folder!r} was locked for {seconds:.3g} s; try again")
             self._clock.sleep(0.005)
         try:
             yield lock
@@ -244,7 +254,7 @@ class KvStore(KvReader):
             facts = {**fingerprint.facts, "first_used": int(time.time())}
             data = json.dumps(facts, indent=1, ensure_ascii=False).encode()
             # For people: what the store does not need is left out where there is no room for it.
-            if self._make_room(catalogue, "", len(data), set()):
+            if self._make_room(catalogue, None, len(data), set()):
                 self._put([Write(path, None, data)])
                 catalogue.total += len(data)
 
@@ -256,8 +266,13 @@ class KvStore(KvReader):
         path: str,
         pieces: Sequence[Piece],
         saved: Saved,
+        own: Callable[[Mapping[str, str]], int],
     ) -> dict[str, str]:
-        """Write what is not there. Return name → needed name of what is there then."""
+        """Write what is not there. Return name → needed name of what is there then.
+
+        Args:
+            own: returns the bytes of the manifest that names some: without it they would be lost.
+        """
         there: dict[str, str] = {}
         batch: list[tuple[Piece, bytes]] = []
         full = False
@@ -266,7 +281,10 @@ class KvStore(KvReader):
             nonlocal full
             size = sum(len(data) for _, data in batch)
             protected = {(fingerprint.hex, name) for name in there}
-            while batch and not self._make_room(catalogue, tenant, size, protected):
+            while batch:
+                named = {**there, **{one.name: one.needs for one, _ in batch}}
+                if self._make_room(catalogue, tenant, size + own(named), protected):
+                    break
                 full = True
                 size -= len(batch.pop()[1])
                 saved.left_out += 1
@@ -302,16 +320,18 @@ class KvStore(KvReader):
         write()
         return there
 
-    def _make_room(self, catalogue: Catalogue, tenant: str, size: int, protected: set[Key]) -> bool:
-        """Remove files until so many bytes more fit into the tenant's quota and the budget.
+    def _make_room(self, catalogue: Catalogue, tenant: str | None, size: int, protected: set[Key]) -> bool:
+        """Remove files until so many bytes more fit into the tenant's quota, if it is one's, and the budget.
 
         Returns:
             Whether they fit. If all that may go is not enough, nothing goes.
         """
-        files, over = catalogue.files, self._over_quota(catalogue, tenant) + size
-        of_tenant, is_enough = chosen(files, over, protected, tenant)
-        if not is_enough:
-            return False
+        files, of_tenant = catalogue.files, list[Key]()
+        if tenant is not None:
+            over = self._over_quota(catalogue, tenant) + size
+            of_tenant, is_enough = chosen(files, over, protected, tenant)
+            if not is_enough:
+                return False
         over = catalogue.total + size - self.budget_bytes - sum(files[key].size for key in of_tenant)
         others, is_enough = chosen(files, over, protected, gone=set(of_tenant))
         if is_enough:

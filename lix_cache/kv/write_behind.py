@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from lix_cache._log import logger
 from lix_cache.clock import Clock
-from lix_cache.errors import KvBusy, told
+from lix_cache.errors import told
 from lix_cache.kv.engine import Engine
 from lix_cache.kv.identity import Fingerprint, as_ids, fingerprint_of
 from lix_cache.kv.lookup import Want, kept_files, pieces
@@ -61,21 +61,23 @@ class WriteBehind:
     def flush(self, idle_seconds: float = 0.0) -> int:
         """Write the sessions that were not used for so long to disk. Returns how many.
 
-        What was written in vain is tried again when it was idle for as long once more.
+        What was written in vain is tried again when it was idle for as long once more. One that a reply is
+        being made for is left for the next time: a reply may be kept open for ever.
         """
         count = 0
         for entry in self._memory.all():
-            if self._is_purged(entry):
-                with entry.lock:
+            # Its own lock is enough: what is exported is not computed meanwhile, and others may be.
+            if not entry.lock.acquire(blocking=False):
+                continue
+            try:
+                if self._is_purged(entry):
                     self._drop_purged(entry)
-            elif self._clock.monotonic() - max(entry.used, entry.tried) >= idle_seconds and entry.is_dirty:
-                count += self._locked_save(entry)
+                elif self._memory.get(entry.tenant, entry.session) is entry and entry.is_dirty:
+                    is_idle = self._clock.monotonic() - max(entry.used, entry.tried) >= idle_seconds
+                    count += is_idle and self._save(entry)
+            finally:
+                entry.lock.release()
         return count
-
-    def _locked_save(self, entry: Entry) -> bool:
-        # Its own lock is enough: what is exported is not computed meanwhile, and others may be.
-        with entry.lock:
-            return self._memory.get(entry.tenant, entry.session) is entry and self._save(entry)
 
     def _seen(self, tenant: str, session: str | None) -> Seen:
         """Return the purges to note with what is taken into memory now."""
@@ -109,15 +111,15 @@ class WriteBehind:
 
         Args:
             entry: to write.
-            until: when to give up on a lock that others hold, by the monotonic clock; at first by default.
+            until: when to give up on a lock that others hold, by the monotonic clock; 0: when the store does.
         """
         if self._store is None or not self._can_save(entry):
             return False
         try:
-            saved = self._write(self._store, entry)
+            saved = self._write(
+                self._store, entry, max(0.0, until - self._clock.monotonic()) if until else None
+            )
         except Exception as error:  # noqa: BLE001 - see above
-            if isinstance(error, KvBusy) and self._clock.monotonic() < until:
-                return self._save(entry, until)
             self.counters["failed_saves"] += 1
             entry.tried = self._clock.monotonic()
             logger.warning("a session's state was not written: {}", told(error))
@@ -138,7 +140,7 @@ class WriteBehind:
         self.counters["saves"] += 1
         return True
 
-    def _write(self, store: KvStore, entry: Entry) -> Saved:
+    def _write(self, store: KvStore, entry: Entry, lock_seconds: float | None) -> Saved:
         live = entry.live
         ids = as_ids(live.ids)
         # Of the model that computed it, which may be another one now.
@@ -155,6 +157,7 @@ class WriteBehind:
             pieces(self.engine, live, want, checkpoints),
             keep=lambda before: kept_files(before, want, kind, checkpoints),
             since=entry.seen,
+            lock_seconds=lock_seconds,
         )
 
     def _drop(self, entry: Entry) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from lix_cache.errors import EngineBusy, EngineError, KvUnavailable
 from lix_cache.kv.engine import Halt, Live
-from lix_cache.kv.identity import Ids, as_ids
+from lix_cache.kv.identity import Ids, as_ids, fingerprint_of
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.manifest import Manifest
 from lix_cache.kv.store import KvStore
@@ -21,6 +21,7 @@ from lix_cache.kv.swap import SwappableModel
 from lix_cache.kv.tensors import State
 from tests.support.kv import FINGERPRINT, loaded_tokens, pieces_of, save_tokens, state_of, tokens
 from tests.support.kv_engine import ToyEngine
+from tests.support.twins import ManualClock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +53,7 @@ from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.manifest import Manifest
 from lix_cache.kv.store import KvStore
 from tests.support.kv_engine import ToyEngine
+from tests.support.twins import ManualClock
 from tests.fault.test_kv_company import talk
 
 model = LocalModel(ToyEngine(), KvStore(sys.argv[1], budget_bytes=int(sys.argv[2])), fewest_tokens=8)
@@ -306,6 +308,62 @@ def test_a_save_that_can_never_fit_evicts_nothing(tmp_path: Path) -> None:
     assert (saved.written, saved.left_out) == (0, 1)
     assert files_in(tmp_path) == before
     assert store.counters["evicted_files"] == 0
+
+
+def test_a_save_whose_manifest_cannot_fit_evicts_nothing_and_says_so(tmp_path: Path) -> None:
+    first = KvStore(tmp_path / "first")
+    save_tokens(first, "new", tokens(200, 9), "ann")
+    size = sum(path.stat().st_size for path in (tmp_path / "first").rglob("*") if path.name != "model.json")
+    size -= sum(path.stat().st_size for path in (tmp_path / "first").rglob("*") if path.is_dir())
+    # What goes for it is counted without its manifest.
+    for missing, written, sessions in ((-2_000, 1, {"new"}), (1, 0, {"old"})):
+        store = KvStore(tmp_path / str(missing), quotas={"ann": size - missing})
+        save_tokens(store, "old", tokens(64, 1), "ann")
+        saved = save_tokens(store, "new", tokens(200, 9), "ann")
+        assert (saved.written, saved.left_out) == (written, 1 - written)
+        with store._changing() as catalogue:
+            assert {one.session for _, one, _ in catalogue.manifests.values()} == sessions
+            assert catalogue.removed == 0, "no garbage"
+
+
+def test_a_new_model_takes_no_room_of_a_tenants_quota(tmp_path: Path) -> None:
+    save_tokens(KvStore(tmp_path), "s", tokens(300))
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.*") if path.name != "model.json")
+    store = KvStore(tmp_path, quotas={"": size})
+    before = files_in(tmp_path)
+    save_tokens(store, "x", tokens(300), "ann", fingerprint_of({"weights": "two"}))
+    assert sum(loaded_tokens(store, tokens(300))) == 300
+    assert files_in(tmp_path) == 2 * before
+
+
+def test_an_open_reply_keeps_no_other_session_from_the_disk(tmp_path: Path) -> None:
+    model = LocalModel(ToyEngine(serial=False), KvStore(tmp_path), fewest_tokens=8)
+    held = model.generate(talk(1), session="held", max_tokens=50)
+    next(held)
+    model.generate(talk(2), session="other", max_tokens=5).all()
+    assert model.flush() == 1
+    held.close()
+    assert model.flush() == 1
+
+
+class PassingClock(ManualClock):
+    """Sleeping takes as long as it says."""
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
+
+def test_closing_waits_for_a_lock_no_longer_than_it_is_told(tmp_path: Path) -> None:
+    clock = PassingClock()
+    store = KvStore(tmp_path, lock_seconds=10.0, clock=clock)
+    model = LocalModel(ToyEngine(most_live=10), store, fewest_tokens=8, clock=clock)
+    for number in range(6):
+        model.generate(talk(number), session=f"s{number}", max_tokens=5).all()
+    began = clock.monotonic()
+    with KvStore(tmp_path)._locked(1.0):
+        model.close(seconds=2)
+    assert 2 <= clock.monotonic() - began < 2.1
+    assert model.counters["lost_sessions"] == 6
 
 
 def _large() -> State:

@@ -153,7 +153,7 @@ def test_processes_that_are_killed_share_a_store_and_break_nothing(tmp_path: Pat
             while time.monotonic() < until:
                 time.sleep(0.02)
                 # Under the lock: a walk past files that come and go would count what never was at once.
-                with KvStore(folder, budget_bytes=BUDGET)._locked():
+                with KvStore(folder, budget_bytes=BUDGET)._locked(10.0):
                     assert size_of(folder) <= BUDGET
             # Still alive: neither has seen a wrong byte.
             assert [os.waitpid(pid, os.WNOHANG) for pid in children] == [(0, 0), (0, 0)]

@@ -447,7 +447,7 @@ def test_many_sessions_leave_nothing_behind(lab: Lab, count: int) -> None:
         wait_until(is_quiet, 60, "all that was open to be closed")
         assert lab.toy.live == gateway.core.local["local"].model.stats()["live_sessions"] <= lab.toy.most_live
         # Under the lock: past files that a last save exchanges, a walk would count what never was at once.
-        with KvStore(lab.folder, tidy=False)._locked():
+        with KvStore(lab.folder, tidy=False)._locked(10.0):
             size = sum(path.stat().st_size for path in lab.folder.rglob("*") if path.is_file())
         assert size <= 3_000 * count
     assert lab.toy.live == 0
