@@ -244,6 +244,10 @@ class Routes:
     def _refused(self, node: Node, command: _Todo, error: Exception, one: _Round) -> None:
         code = reply_code(error)
         if code == "NOSCRIPT" and not command.is_whole:
+            # If there is no time left to send it whole: it is not the command that is refused.
+            one.replies[command.at] = _of(
+                node, RedisUnavailable(f"{node.label} has lost its scripts", code=code)
+            )
             command.is_whole = True
             one.again.append(command)
             return

@@ -434,6 +434,31 @@ def test_a_put_that_slept_through_a_collection_does_not_count(bucket: Memory) ->
     assert said(tier_of(bucket).turns("s")) == [f"message {n}" for n in range(1, 9)]
 
 
+@pytest.mark.promise("no-loss")
+def test_one_answer_that_was_damaged_takes_no_message_from_what_is_restored(bucket: Memory) -> None:
+    tier = tier_of(bucket)
+    append(tier, *(turn(n) for n in range(5)))
+    append(tier, *(turn(n) for n in range(5, 10)))
+    with holding(tier):
+        tier.expire_locked("s", 1, long_after(10_000), to_trash=True)
+    append(tier, turn(20))
+    other, read = tier_of(bucket), bucket.get
+    damaged: list[str] = []
+
+    def once(name: str, start: int = 0, length: int | None = None) -> bytes | None:
+        data = read(name, start, length)
+        if name.endswith(".seg") and not damaged and data is not None and data[:4] != b"LXS1":
+            damaged.append(name)
+            return data[:-9] + bytes(byte ^ 1 for byte in data[-9:])
+        return data
+
+    bucket.get = once  # type: ignore[method-assign]
+    with holding(other):
+        assert other.restore_locked("s")
+    assert damaged
+    assert said(tier_of(bucket).turns("s")) == [f"message {n}" for n in (*range(10), 20)]
+
+
 @pytest.mark.promise("no-false-empty")
 @pytest.mark.parametrize("on_damage", ["recover", "raise"])
 def test_damage_is_no_empty_session(bucket: Memory, on_damage: str) -> None:

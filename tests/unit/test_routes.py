@@ -272,6 +272,19 @@ def test_a_script_that_a_node_does_not_know_is_sent_whole() -> None:
     assert Play(answer)(ScriptCall(LEASE, ("{1}lease",), ("me", 1))) == [1]
 
 
+def test_a_script_that_a_node_has_lost_when_the_time_is_over_is_no_command_that_is_refused() -> None:
+    from lix_cache.hot.scripts import LEASE, ScriptCall
+
+    def answer(*_: Any) -> Any:
+        play.clock.advance(0.6)
+        return rx.NoScriptError("No matching script.")
+
+    play = Play(answer, redis_socket_timeout=0.5)
+    (said,) = play(ScriptCall(LEASE, ("{1}lease",), ("me", 1)))
+    assert isinstance(said, RedisUnavailable)
+    assert (said.code, said.maybe_done) == ("NOSCRIPT", False)
+
+
 def test_urls_are_read_where_they_are() -> None:
     play = Play(lambda port, words: b"%d %s" % (port, words[1]), owner=B)
     assert play(("MGET", "{1}k", "x", "y")) == [[b"%d {1}k" % B, b"%d x" % A, b"%d y" % A]]

@@ -292,7 +292,7 @@ class ObjectTier(ObjectMarker):
         known = Known()
         turns: list[Turn] = []
         for state in (old, new):
-            fresh = newcomers(self._visible(session_id, state, state.parts), known)
+            fresh = newcomers(self._read_twice(session_id, state), known)
             known.add(fresh)
             turns += fresh
         turns.sort(key=lambda turn: turn.id)
@@ -313,6 +313,17 @@ class ObjectTier(ObjectMarker):
             changed_ms=max(old.changed_ms, new.changed_ms),
             gone={**old.gone, **new.gone},
         )
+
+    def _read_twice(self, session_id: str, state: State) -> list[Turn]:
+        """Return the turns of a state; where one answer of the store was damaged, those of the next one.
+
+        What is not read here is left out of the session for good.
+        """
+        damaged = self.counters["damaged_reads"]
+        turns = self._visible(session_id, state, state.parts)
+        if self.counters["damaged_reads"] == damaged:
+            return turns
+        return self._visible(session_id, state, state.parts)
 
     def empty_trash(self, now: Now, days: float) -> int:
         """Remove for good what has been in the trash for so many days. See ColdTier."""
