@@ -259,12 +259,22 @@ def question() -> Picture:
         p.arrow((180, y - 20 if number else 76), (180, y))
         p.box(30, y, 300, 50, title, [line])
         p.arrow((330, y + 25), (440, y + 25))
-        p.text(385, y + 19, "no", size=SMALL, at="middle", soft=True)
+        # Another text is looked for by its meaning: only a scope without entries ends here.
+        said, down = ("empty scope", 40) if reason == "empty" else ("no", 19)
+        p.text(385, y + down, said, size=SMALL, at="middle", soft=True)
         p.box(440, y, 190, 50, "miss", [reason], colour="rose")
     p.arrow((180, 496), (180, 510))
     p.box(30, 510, 300, 38, "semantic hit", colour="green")
-    p.text(345, 533, "the second round trip; about 3 in 100 are audited instead", size=SMALL, soft=True)
-    p.arrow((330, 180), (350, 180), (350, 150), (660, 150), (660, 51), (690, 51))
+    p.text(345, 526, "the second round trip; about 3 in 100 are audited instead", size=SMALL, soft=True)
+    p.text(
+        345,
+        545,
+        "A step that fails is a miss too: embedder_failed, verifier_failed, gone",
+        size=SMALL,
+        soft=True,
+    )
+    p.arrow((330, 180), (350, 180), (350, 156), (660, 156), (660, 51), (690, 51))
+    p.text(653, 80, "yes", size=SMALL, at="end", soft=True)
     p.box(690, 26, 240, 50, "exact hit", ["the same text was asked before"], colour="green")
     p.arrow((630, 331), (690, 331))
     p.box(690, 166, 240, 330, "", colour="plain")
