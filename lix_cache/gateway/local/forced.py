@@ -11,12 +11,20 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.local.calls import Call
+from lix_cache.gateway.local.schemas import (
+    NOT_KEPT,
+    cannot,
+    choices_of,
+    count_of,
+    exclude,
+    joined,
+    kinds_of,
+    range_of,
+)
 from lix_cache.gateway.plain_json import dump
 
 __all__ = ["Complete", "check_forced", "forced_call"]
@@ -32,38 +40,7 @@ _ENDS = (",", "}", "]", "\n")
 #: Fields that need not be there are filled as long as there are fewer values.
 _MOST_OPTIONAL = 64
 _MOST_LENGTH = 1 << 16
-_LEAST_WHOLE, _MOST_WHOLE = -(1 << 63), (1 << 63) - 1
-#: What a value may break that is made without a look at it.
-_NOT_KEPT = (
-    "not", "if", "contains", "dependencies", "dependentRequired", "dependentSchemas", "minProperties",
-    "multipleOf", "patternProperties", "prefixItems", "propertyNames", "unevaluatedItems",
-    "unevaluatedProperties", "$dynamicRef", "$recursiveRef",
-)  # fmt: skip
-#: What no value breaks.
-_NOTES = {
-    "title",
-    "description",
-    "default",
-    "examples",
-    "deprecated",
-    "$comment",
-    "$schema",
-    "$id",
-    "$defs",
-    "definitions",
-}
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "string": lambda one: isinstance(one, str),
-    "integer": lambda one: isinstance(one, (int, float)) and not isinstance(one, bool) and one == one // 1,
-    "number": lambda one: isinstance(one, (int, float)) and not isinstance(one, bool),
-    "boolean": lambda one: isinstance(one, bool),
-    "null": lambda one: one is None,
-    "object": lambda one: isinstance(one, Mapping),
-    "array": lambda one: isinstance(one, list),
-}
 _NUMBER = re.compile(r"""[\s"']*\+?(-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)""")
-#: What a choice is looked at for; a pattern and a format are the model's to keep here as well.
-_OF_CHOICES = {"type", "enum", "const", "minLength", "maxLength", "pattern", "format"}
 
 
 def check_forced(tools: Sequence[Mapping[str, Any]]) -> None:
@@ -91,73 +68,15 @@ def forced_call(tools: Sequence[Mapping[str, Any]], complete: Complete) -> tuple
     schema = functions[name]["parameters"]
     filling.root = schema
     schema = filling.resolved(schema)
-    if "object" not in _kinds_of({"type": "object", **schema}):
-        raise _cannot("parameters that are no object")
+    if "object" not in kinds_of({"type": "object", **schema}):
+        raise cannot("parameters that are no object")
     arguments = filling.object(schema, 0)
     filling.text += "}\n</tool_call>"
     return Call(name, dump(arguments).decode()), filling.text
 
 
-def _cannot(what: str) -> Refused:
-    return Refused(400, "invalid_body", f"a call that must be made cannot honour its schema: {what}")
-
-
-def _kinds_of(schema: Mapping[str, Any]) -> list[str]:
-    """Return the types that a value may have; the first is the one that is made."""
-    given = schema.get("type")
-    if given is None:
-        given = "object" if "properties" in schema or "required" in schema else "string"
-        if "items" in schema or "minItems" in schema:
-            given = "array"
-        if any(name in schema for name in _LIMITS):
-            given = "number"
-    kinds = given if isinstance(given, list) else [given]
-    if not kinds or not all(isinstance(one, str) and one in _KINDS for one in kinds):
-        raise _cannot("a type that JSON Schema has not")
-    return sorted(kinds, key=lambda one: one == "null")
-
-
 #: Digits of a number; each may be a token of its own.
 _LONGEST_NUMBER = 64
-_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-
-
-def _count(schema: Mapping[str, Any], name: str) -> int | None:
-    value = schema.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1 or value < 0:
-        raise _cannot(f"{name} that is no whole number")
-    return int(value)
-
-
-def _range(schema: Mapping[str, Any], *, whole: bool) -> tuple[float, float]:
-    """Return the least and the most that a number may be, both of them allowed."""
-    for name in _LIMITS:
-        if name in schema and not (isinstance(schema[name], (int, float)) and math.isfinite(schema[name])):
-            raise _cannot(f"{name} that is no number")
-    low: list[float] = [-math.inf if whole else -sys.float_info.max]
-    high: list[float] = [math.inf if whole else sys.float_info.max]
-    for limits, name, outward, nearest in (
-        (low, "minimum", math.inf, math.ceil),
-        (high, "maximum", -math.inf, math.floor),
-    ):
-        other = "exclusive" + name.capitalize()
-        plain, beyond = schema.get(name), schema.get(other)
-        # In old drafts it says whether the other one is allowed.
-        beyond = plain if beyond is True else None if beyond is False else beyond
-        if plain is not None and not isinstance(plain, bool):
-            limits.append(nearest(plain) if whole else plain)
-        if beyond is not None:
-            step = 1 if outward > 0 else -1
-            there = nearest(beyond) if whole else beyond
-            if whole:
-                limits.append(there + step if there == beyond else there)
-            else:
-                limits.append(math.nextafter(beyond, outward))
-    if max(low) > min(high) or max(low) > _MOST_WHOLE or min(high) < _LEAST_WHOLE:
-        raise _cannot("a range of numbers that is empty, or beyond 64 bits")
-    return max(low), min(high)
 
 
 class _Filling:
@@ -186,10 +105,10 @@ class _Filling:
         schema = self.resolved(schema)
         self._values += 1
         if self._values > _MOST_VALUES:
-            raise _cannot(f"more than {_MOST_VALUES} values")
-        kinds = _kinds_of(schema)
+            raise cannot(f"more than {_MOST_VALUES} values")
+        kinds = kinds_of(schema)
         if "const" in schema or "enum" in schema:
-            return self.chosen(_choices_of(schema, kinds))
+            return self.chosen(choices_of(schema, kinds))
         kind = kinds[0]
         if kind == "object":
             return self.object(schema, depth)
@@ -207,32 +126,32 @@ class _Filling:
             if schema is True:
                 return {}
             if not isinstance(schema, Mapping):
-                raise _cannot("a schema that is no object")
-            for name in _NOT_KEPT:
+                raise cannot("a schema that is no object")
+            for name in NOT_KEPT:
                 if name in schema:
-                    raise _cannot(f"the keyword {name}")
+                    raise cannot(f"the keyword {name}")
             found = next((one for one in ("anyOf", "oneOf", "allOf", "$ref") if one in schema), None)
             if found is None:
                 return schema
             beside = {name: value for name, value in schema.items() if name != found}
-            schema = _joined(beside, self._referred(found, schema[found]))
-        raise _cannot("schemas that refer to each other without an end")
+            schema = joined(beside, self._referred(found, schema[found]))
+        raise cannot("schemas that refer to each other without an end")
 
     def _referred(self, name: str, value: Any) -> Any:
         if name != "$ref":
             if not isinstance(value, list) or not value or (name == "allOf" and len(value) > 1):
-                raise _cannot(f"{name} of several schemas at once, or of none")
+                raise cannot(f"{name} of several schemas at once, or of none")
             if name == "oneOf":
                 first = self.resolved(value[0])
-                if not all(_exclude(first, self.resolved(other)) for other in value[1:]):
-                    raise _cannot("oneOf of schemas that one value may fit both of")
+                if not all(exclude(first, self.resolved(other)) for other in value[1:]):
+                    raise cannot("oneOf of schemas that one value may fit both of")
             return value[0]
         found: Any = self.root
         parts = value[1:].split("/")[1:] if isinstance(value, str) and value[:2] in ("#", "#/") else ["?"]
         for part in parts:
             key = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, Mapping) or key not in found:
-                raise _cannot("a $ref to what is not in it")
+                raise cannot("a $ref to what is not in it")
             found = found[key]
         return found
 
@@ -244,18 +163,18 @@ class _Filling:
         """Write an object of a schema and return it."""
         properties, required = schema.get("properties") or {}, schema.get("required") or []
         if not isinstance(properties, Mapping) or not isinstance(required, list):
-            raise _cannot("properties that are no object, or required that is no list")
+            raise cannot("properties that are no object, or required that is no list")
         if not all(isinstance(one, str) for one in required):
-            raise _cannot("required, which lists names")
+            raise cannot("required, which lists names")
         names = list(dict.fromkeys(required))
         if names and depth >= _MOST_DEPTH:
-            raise _cannot(f"more than {_MOST_DEPTH} objects in each other")
+            raise cannot(f"more than {_MOST_DEPTH} objects in each other")
         if not names and depth < _MOST_DEPTH and self._values < _MOST_OPTIONAL:
             names = [one for one in properties if properties[one] is not False]
-        most = _count(schema, "maxProperties")
+        most = count_of(schema, "maxProperties")
         if most is not None and len(names) > most:
             if required:
-                raise _cannot("more required than maxProperties")
+                raise cannot("more required than maxProperties")
             names = names[:most]
         made: dict[str, Any] = {}
         self.text += "{"
@@ -266,11 +185,11 @@ class _Filling:
         return made
 
     def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
-        least, most = _count(schema, "minItems") or 0, _count(schema, "maxItems")
+        least, most = count_of(schema, "minItems") or 0, count_of(schema, "maxItems")
         if (most is not None and least > most) or least > _MOST_VALUES or (least and depth >= _MOST_DEPTH):
-            raise _cannot(f"minItems above maxItems, {_MOST_VALUES}, or too deep")
+            raise cannot(f"minItems above maxItems, {_MOST_VALUES}, or too deep")
         if schema.get("uniqueItems") and least > 1:
-            raise _cannot("the keyword uniqueItems")
+            raise cannot("the keyword uniqueItems")
         count = least or int(most != 0 and depth < _MOST_DEPTH and schema.get("items") is not False)
         made: list[Any] = []
         self.text += "["
@@ -281,16 +200,16 @@ class _Filling:
         return made
 
     def _number(self, schema: Mapping[str, Any], *, whole: bool) -> float:
-        low, high = _range(schema, whole=whole)
+        low, high = range_of(schema, whole=whole)
         said = _NUMBER.match(self._complete(self.text, _ENDS, _LONGEST_NUMBER))
         if whole:
             return min(max(_whole(said[1]) if said else 0, low), high)
         return min(max(float(said[1]) if said else 0.0, low), high)
 
     def _string(self, schema: Mapping[str, Any]) -> str:
-        least, longest = _count(schema, "minLength") or 0, _count(schema, "maxLength")
+        least, longest = count_of(schema, "minLength") or 0, count_of(schema, "maxLength")
         if least > _MOST_LENGTH or (longest is not None and least > longest):
-            raise _cannot(f"minLength above maxLength or {_MOST_LENGTH}")
+            raise cannot(f"minLength above maxLength or {_MOST_LENGTH}")
         self.text += '"'
         said = ""
         # So many characters take as many tokens at most, but for those that need several bytes each.
@@ -305,55 +224,6 @@ class _Filling:
         text = _unescaped(said).replace("\ufffd", "")[:longest].ljust(least)
         self.text += dump(text).decode()[1:]
         return text
-
-
-def _choices_of(schema: Mapping[str, Any], kinds: Sequence[str]) -> list[Any]:
-    """Return the values that a schema lists and that fit all else that it says."""
-    choices = [schema["const"]] if "const" in schema else schema["enum"]
-    if not isinstance(choices, list):
-        raise _cannot("an enum that is no list")
-    unknown = schema.keys() - _OF_CHOICES - _NOTES - set(_LIMITS)
-    if unknown:
-        raise _cannot(f"{min(unknown)} beside values that are listed")
-    if "const" in schema and "enum" in schema:
-        choices = [one for one in choices if one in schema["enum"]]
-    least, longest = _count(schema, "minLength") or 0, _count(schema, "maxLength")
-
-    def fits(one: Any) -> bool:
-        if "type" in schema and not any(_KINDS[kind](one) for kind in kinds):
-            return False
-        if isinstance(one, str):
-            return len(one) >= least and (longest is None or len(one) <= longest)
-        if _KINDS["number"](one) and any(name in schema for name in _LIMITS):
-            low, high = _range(schema, whole=False)
-            return bool(low <= one <= high)
-        return True
-
-    found = [one for one in choices if fits(one)]
-    if not found:
-        raise _cannot("an enum or const without a value of its type and in its limits")
-    return found
-
-
-def _exclude(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether no value fits both: of other types, or told apart by what they list, here or in a field."""
-    listed = [schema["enum"] if "enum" in schema else [schema["const"]] for schema in (one, other)
-              if "enum" in schema or "const" in schema]  # fmt: skip
-    if len(listed) == 2:
-        return not any(value in listed[1] for value in listed[0])
-    kinds = [{"number" if kind == "integer" else kind for kind in _kinds_of(each)} for each in (one, other)]
-    if not kinds[0] & kinds[1]:
-        return all("type" in each or each.keys() & {"enum", "const"} for each in (one, other))
-    if kinds != [{"object"}, {"object"}]:
-        return False
-    fields = [each.get("properties") or {} for each in (one, other)]
-    shared = set(one.get("required") or ()) & set(other.get("required") or ())
-    return any(
-        isinstance(field, Mapping) and field.keys() & {"enum", "const"}
-        and isinstance(beside, Mapping) and beside.keys() & {"enum", "const"}
-        and _exclude(field, beside)
-        for field, beside in ((fields[0].get(name), fields[1].get(name)) for name in shared)
-    )  # fmt: skip
 
 
 def _whole(said: str) -> int:
@@ -378,20 +248,6 @@ def _unescaped(said: str) -> str:
         return said
     # An escape of half a character alone is none either.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _joined(beside: Mapping[str, Any], found: Any) -> Any:
-    """Return a schema with what stands beside the keyword that it was found in."""
-    if found is True:
-        return beside
-    if not isinstance(found, Mapping):
-        return found
-    both = {
-        name for name in beside.keys() & found.keys() if name not in _NOTES and beside[name] != found[name]
-    }
-    if both:
-        raise _cannot(f"{min(both)}, which stands twice in it")
-    return {**beside, **found}
 
 
 def _common(one: str, two: str) -> int:
