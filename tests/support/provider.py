@@ -241,6 +241,8 @@ class RunningGateway(Closing):
         # A slow machine is no Redis that hangs: what takes longer than by default is a miss.
         settings.setdefault("redis_seconds", 20.0)
         settings.setdefault("embedder_seconds", 20.0)
+        # Nor is it a provider that cannot be reached.
+        settings.setdefault("connect_seconds", 60.0)
         self.settings = GatewaySettings(port=self.port, **settings)
         self.core = Core(
             self.settings,
