@@ -30,6 +30,7 @@ from lix_cache.hot.found import (
     Search,
     Served,
     TooOld,
+    rows_of,
 )
 from lix_cache.hot.scripts import Command, Script, ScriptCall, Value
 
@@ -177,9 +178,9 @@ class Answers:
             return Empty(now_ms, labels)
         if kind == b"news":
             more, rows, dropped = rest
-            return News(now_ms, labels, bool(more), rows, dropped)
+            return News(now_ms, labels, bool(more), rows_of(rows), rows_of(dropped))
         more, generation, rows, place = rest
-        return Everything(now_ms, labels, bool(more), rows, bytes(generation), bytes(place))
+        return Everything(now_ms, labels, bool(more), rows_of(rows), bytes(generation), bytes(place))
 
     def nearest(
         self,

@@ -28,6 +28,7 @@ __all__ = [
     "Search",
     "Served",
     "TooOld",
+    "rows_of",
 ]
 
 #: Names of what Redis keeps of audits.
@@ -246,3 +247,8 @@ class Counted(NamedTuple):
     reported: int
     size: int
     labels: Labels
+
+
+def rows_of(flat: Sequence[Any]) -> list[tuple[Any, tuple[Any, Any]]]:
+    """Return rows of a stream, each with its one field, from a reply that has them one after the other."""
+    return [(flat[i], (flat[i + 1], flat[i + 2])) for i in range(0, len(flat), 3)]
