@@ -22,7 +22,8 @@ __all__ = ["AGAIN", "Known", "local_id", "newcomers"]
 AGAIN = 1 << 47
 
 _LOCAL_SEQ = 1 << 46
-#: Beyond what a double holds exactly, in which Redis compares numbers.
+#: From here on the next millisecond is taken. A double, in which Redis compares numbers, holds
+#: twice this number exactly.
 _LARGEST_SEQ = 1 << 52
 
 
@@ -93,7 +94,7 @@ def _ids_for(wanted: MessageId, *, renumber: bool) -> Iterator[MessageId]:
 def local_id(last: MessageId, now: float) -> MessageId:
     """Return an id larger than ``last`` that Redis will never give (docs/archive-format.md)."""
     ms = int(now * 1000)
-    if last.ms < ms or last.seq > _LARGEST_SEQ:
+    if last.ms < ms or last.seq >= _LARGEST_SEQ:
         return MessageId(max(ms, last.ms + 1), _LOCAL_SEQ | random.getrandbits(46))
     if last.seq >= _LOCAL_SEQ:
         return MessageId(last.ms, last.seq + 1 + random.getrandbits(16))

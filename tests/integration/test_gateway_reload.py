@@ -145,6 +145,7 @@ def test_a_file_that_makes_no_sense_changes_nothing_and_is_said(
                 port=gateway.port,
                 admin_key=digest_of_key(ADMIN),
                 redis_seconds=gateway.settings.redis_seconds,
+                connect_seconds=gateway.settings.connect_seconds,
             ),
         )
         before = app.core

@@ -39,6 +39,7 @@ from lix_cache.archive import decoding, encoding, legacy
 from lix_cache.archive import header as header_flow
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.codecs import codec_by_id, packer
+from lix_cache.archive.identity import local_id
 from lix_cache.archive.reading import parse_contents
 from lix_cache.archive.verify import verify_bytes, verify_file
 from lix_cache.huffman_codec import _backend
@@ -656,6 +657,15 @@ def test_local_ids_are_never_those_that_redis_gives(tmp_path: Path) -> None:
     assert last.id.ms == MS + 7
     assert last.id.seq >= 2**46
     assert [m["content"] for m in archive.load_all("s") or []] == list("0123456789")
+
+
+def test_behind_the_largest_local_number_comes_the_next_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whatever the random step is: 0 is one, too.
+    for bits in (0, 2**16 - 1):
+        monkeypatch.setattr(random, "getrandbits", lambda _, bits=bits: bits)
+        below = local_id(MessageId(MS, 2**52 - 1), MS / 1000)
+        assert below == MessageId(MS, 2**52 + bits)
+        assert local_id(below, MS / 1000).ms == MS + 1
 
 
 # -- headers -----------------------------------------------------------------------------
