@@ -86,7 +86,6 @@ class Core(Keeping):
             redis_socket_timeout=seconds, redis_socket_connect_timeout=seconds
         )
         self.config = self._library.replace(on_cache_error="miss")
-        self.clock = clock
         self.log = AccessLog(is_on=settings.access_log) if log is None else log
         self.metrics = Metrics()
         self.memory = Memory(settings.memory_bytes)
@@ -94,6 +93,7 @@ class Core(Keeping):
         self.undone = Undone()
         self.telling: Counter[str] = Counter()
         self.redis = RedisTier(self.config, clock) if settings.redis else None
+        self.clock = clock = clock if self.redis is None else self.redis.clock
         self.limits = Limits(self.redis, clock)
         # What was spent while Redis was away is told when it is back, also by a worker that spends no more.
         self.timeline = Timeline(self.redis, clock, more=(self.limits.tell,))
@@ -351,11 +351,12 @@ class Core(Keeping):
         """Wait for models and snapshot, but not for long: the process must answer, and heed signals."""
         await asyncio.wait(self._beginning, timeout=_BEGUN_SECONDS)
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Do something in the background."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself holds its tasks only weakly
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def settle(self, seconds: float = 10.0) -> None:
         """Wait until what goes on in the background is done."""

@@ -21,7 +21,7 @@ from lix_cache.hot.keys import digest
 if TYPE_CHECKING:
     from lix_cache.gateway.tiers import Entry, RedisTier
 
-__all__ = ["UNDER_WAY", "DeletedResponses", "Drop", "Dropped", "Marks", "any_of"]
+__all__ = ["UNDER_WAY", "DeletedResponses", "Drop", "Dropped", "Marks", "OwedMarks", "any_of"]
 
 #: Longer than any answer is under way.
 UNDER_WAY = 26 * 3600
@@ -210,3 +210,46 @@ class Marks:
         if found is None:
             return None
         return found[0] is not None and (not since or float(found[0]) >= since)
+
+
+#: Unless another was owed meanwhile.
+_PAY = """
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 1
+"""
+
+
+class OwedMarks:
+    """Tenants of whom a snapshot's place is still to be told that something was dropped.
+
+    In Redis, so that the next process puts a mark that a process owed when it was killed.
+
+    Args:
+        redis: where they are.
+        place: of the snapshot.
+    """
+
+    def __init__(self, redis: RedisTier, place: str) -> None:
+        self._redis = redis
+        self._key = redis.name("owed", place, "")
+
+    async def add(self, tenant: str) -> bool:
+        """Owe one. False: Redis does not know of it."""
+        words = ("HINCRBY", self._key, tenant, 1), ("EXPIRE", self._key, _MARK_SECONDS)
+        return await self._redis.ask(*words) is not None
+
+    async def of(self, tenant: str) -> bytes | None:
+        """Return what is owed of a tenant: for :meth:`pay`."""
+        found = await self._redis.ask(("HGET", self._key, tenant))
+        return None if found is None else found[0]
+
+    async def pay(self, tenant: str, owed: bytes) -> None:
+        """The mark is there: owe no more, unless something was dropped meanwhile."""
+        await self._redis.ask(("EVAL", _PAY, 1, self._key, tenant, owed))
+
+    async def tenants(self) -> list[str] | None:
+        """Return of whom marks are owed. None: Redis does not tell."""
+        found = await self._redis.ask(("HKEYS", self._key))
+        return None if found is None else [name.decode() for name in found[0]]

@@ -10,10 +10,12 @@ import asyncio
 import mmap
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import cast
 
 from lix_cache._log import logger
 from lix_cache.clock import Clock
 from lix_cache.errors import LixCacheError, told
+from lix_cache.gateway.deletions import OwedMarks
 from lix_cache.gateway.snapshot import hydrate, mark_dropped, save_snapshot
 from lix_cache.gateway.tenants import TenantBook
 from lix_cache.gateway.tiers import RedisTier
@@ -45,9 +47,12 @@ class Snapshot:
         self._clock = clock
         self._shared = mmap.mmap(-1, 16)
         self._trouble = ""
+        self._owed = (
+            None if self.objects is None or redis is None else OwedMarks(redis, self.objects.location)
+        )
         self._marking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        #: Tenants whose marks are to be put, and are not being put.
-        self._owed: set[str] = set()
+        #: By their tenants, marks that are to be put, and are not being put.
+        self._next: dict[str, asyncio.Future[bool]] = {}
         #: How many of each tenant's marks are not in their place.
         self._unmarked: Counter[str] = Counter()
         self._is_ending = False
@@ -71,13 +76,44 @@ class Snapshot:
         """Put back what it holds, unless a worker before this one has."""
         if self.objects is None or self._redis is None or self._shared[_STATE] != _LOADING:
             return
-        count, state = await hydrate(self._redis, self.objects, tenants)
+        besides = await self._pay()
+        if besides is None:
+            count, state = 0, "nothing was put back: Redis does not tell what was deleted"
+            logger.error("the snapshot is not used, and stays as it is: {}", state)
+        else:
+            count, state = await hydrate(self._redis, self.objects, tenants, besides)
         self._shared[_COUNT] = count.to_bytes(8, "little")
         # What the snapshot in its place says is in Redis: another one loses nothing of it.
         self._shared[_MAY_REPLACE] = state == "ok"
         self._trouble = state
         # Last: who sees it sees the rest.
         self._shared[_STATE] = _READ if state == "ok" else _NOT_READ
+        await asyncio.gather(*map(self.mark_in_time, besides or ()))
+
+    async def owe(self, tenant: str) -> bool:
+        """Have the next process put a mark if this one is killed before. False: Redis does not know of it."""
+        return self._owed is None or await self._owed.add(tenant)
+
+    async def _pay(self) -> set[str] | None:
+        """Put the marks that processes before this one owed when they ended.
+
+        Returns:
+            Tenants whose marks are not there; None: who these are is not known.
+        """
+        owed = None if self._owed is None else await self._owed.tenants()
+        if owed is None:
+            return None
+        marked = await asyncio.gather(*map(self._is_marked, owed))
+        return {tenant for tenant, is_marked in zip(owed, marked, strict=True) if not is_marked}
+
+    async def _is_marked(self, tenant: str) -> bool:
+        try:
+            async with self._some:
+                await self.mark(tenant)
+        except LixCacheError as error:
+            logger.warning("the snapshot's place is not told yet what was dropped: {}", told(error))
+            return False
+        return True
 
     async def mark(self, tenant: str) -> None:
         """Let no snapshot that began before bring answers of a tenant back.
@@ -91,31 +127,41 @@ class Snapshot:
             return
         # Marks of a tenant follow each other: the last one there must be the latest.
         async with self._marking[tenant]:
-            self._owed.discard(tenant)  # what is dropped from here on needs another one
+            self._next.pop(tenant, None)  # what is dropped from here on needs another one
+            owed = None if self._owed is None else await self._owed.of(tenant)
             await mark_dropped(self.objects, tenant, self._clock)
+            if self._owed is not None and owed is not None:
+                await self._owed.pay(tenant, owed)
 
     async def mark_in_time(self, tenant: str) -> None:
         """:meth:`mark`, again until its place is back, or the process ends."""
         if self.objects is None:
             return
         self._unmarked[tenant] += 1
-        trouble = ""
-        # Who owes it already has not begun to put it, and puts it for this one too.
-        while tenant not in self._owed:
+        # One that has not begun yet is for this drop too.
+        if tenant not in self._next:
+            self._next[tenant] = asyncio.ensure_future(self._put_in_time(tenant))
+        if await self._next[tenant]:
+            self._unmarked[tenant] -= 1
+
+    async def _put_in_time(self, tenant: str) -> bool:
+        """Return whether the mark is there."""
+        trouble, this = "", cast("asyncio.Task[bool]", asyncio.current_task())
+        while True:
             is_last = self._is_ending
-            self._owed.add(tenant)
             try:
                 async with self._some:
                     await self.mark(tenant)
-                break
+                return True
             except Exception as error:  # noqa: BLE001 - nothing else puts it
-                self._owed.discard(tenant)
                 if trouble != (trouble := told(error)):
                     logger.warning("the snapshot's place is not told yet what was dropped: {}", trouble)
-                if is_last:
-                    return
-                await asyncio.sleep(_AGAIN_SECONDS)
-        self._unmarked[tenant] -= 1
+            if is_last:
+                return False
+            await asyncio.sleep(_AGAIN_SECONDS)
+            if (then := self._next.get(tenant)) is not None:
+                return await then
+            self._next[tenant] = this
 
     def end(self) -> None:
         """Try to put each mark that is owed once more, and no longer."""

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ _ID = re.compile(rb'"id"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _LOOK_SECONDS = 1.0
 #: Responses of a tenant that are told one by one between two looks.
 _MOST_TOLD = 128
+#: So long who deletes a response waits for the snapshot's place.
+_MARKED_SECONDS = 1.0
 
 
 def _ids_of(flight: Flight) -> frozenset[bytes]:
@@ -74,7 +77,7 @@ class Keeping:
     flights: dict[bytes, Flight]
     snapshot: Snapshot
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Do something in the background."""
         raise NotImplementedError
 
@@ -192,16 +195,18 @@ class Keeping:
         drop = Drop.of_response(tenant.name, identity, self.clock.time())
         # First: one that is being stored, or read from Redis, is not to come back behind it.
         self.heed([drop])
-        is_done = self.redis is not None and await self.undone.surely(
-            ("deletion", tenant.name),
-            name := digest(identity),  # an id may be as long as a path
-            partial(self._forget_in, self.redis, drop, name),
-            instead=partial(self._forget_all, self.redis, tenant.name),
-        )
-        # Beside the answer: the provider has deleted it, and that is to be told now. Where Redis does not
-        # take it, the mark is put behind it again; but this process may end before, and Redis start empty.
-        if not is_done:
-            self.spawn(self.snapshot.mark_in_time(tenant.name))
+        if self.redis is not None:
+            await self.undone.surely(
+                ("deletion", tenant.name),
+                name := digest(identity),  # an id may be as long as a path
+                partial(self._forget_in, self.redis, drop, name),
+                instead=partial(self._forget_all, self.redis, tenant.name),
+            )
+        # Also where Redis does not take it, and the mark is put behind it again: this process may end before,
+        # and Redis start empty. Not for long: the provider has deleted it, and that is to be told now. Redis
+        # knows of a mark that is owed then.
+        marking = self.spawn(self.snapshot.mark_in_time(tenant.name))
+        await asyncio.wait({marking}, timeout=_MARKED_SECONDS)
 
     def heed(self, drops: Sequence[Drop]) -> int:
         """Forget what was dropped. What is under way of it is not kept, and no new request follows it."""
@@ -224,7 +229,7 @@ class Keeping:
         dropped = self.dropped
         if dropped.position is not None:
             try:
-                told = await redis.told_since(dropped.position)
+                told = await redis.drops.since(dropped.position)
             except CodecError as error:
                 logger.warning("the gateway forgets what it has in memory: {}", told_of(error))
                 dropped.position = None
@@ -235,12 +240,15 @@ class Keeping:
                 return
         # Forgotten behind the mark: what is dropped from there on is told; before, anything may have been.
         # At a start there is nothing to forget, unless Redis was away.
-        position = await redis.tell(None)
+        position = await redis.drops.begin()
         if position is not None:
             dropped.miss(self.clock.time())
             self.memory.purge(lambda _: True)
             self.flights.clear()
             dropped.position = position
+            # Redis may have lost what it was told and what was done in it, so all of that is done again.
+            for drop in redis.drops.repeatable():
+                self._drop_again(redis, drop)
 
     async def follow_purges(self, redis: RedisTier) -> None:
         """Heed what other processes drop, until this one ends."""
@@ -264,9 +272,11 @@ class Keeping:
 
     async def _forget_in(self, redis: RedisTier, drop: Drop, name: str) -> bool:
         """Drop a response from what other processes see. False: that is to be done again."""
-        # Marked first: one that is being stored looks for the mark when its name is there.
+        # Marked first: one that is being stored looks for the mark when its name is there. Owed before: the
+        # process may end at any step.
         is_done = (
-            await redis.deleted.mark(drop.tenant, name)
+            await self.snapshot.owe(drop.tenant)
+            and await redis.deleted.mark(drop.tenant, name)
             and await self._is_told(redis, drop)
             and await redis.forget_named(drop.tenant, name)
         )
@@ -279,12 +289,12 @@ class Keeping:
         """Tell of a response. One tenant's many must not push out what others are told of other tenants."""
         self.telling[drop.tenant] += 1
         if self.telling[drop.tenant] <= _MOST_TOLD:
-            return await redis.tell(drop) is not None
+            return await redis.drops.tell(drop)
         self.undone.later(("telling", drop.tenant), "", partial(self._tell_all, redis, drop.tenant))
         return True
 
     async def _tell_all(self, redis: RedisTier, tenant: str) -> bool:
-        return await redis.tell(Drop(tenant, self.clock.time())) is not None
+        return await redis.drops.tell(Drop(tenant, self.clock.time()))
 
     async def _forget_all(self, redis: RedisTier, tenant: str) -> bool:
         """Drop all of a tenant from what other processes see. False: that is to be done again.
@@ -293,11 +303,52 @@ class Keeping:
             RedisUnavailable: not all is gone, and it is to be done again.
         """
         drop = Drop(tenant, self.clock.time())
-        is_done = await redis.deleted.mark(tenant, "") and await redis.tell(drop) is not None
+        is_done = (
+            await self.snapshot.owe(tenant)
+            and await redis.deleted.mark(tenant, "")
+            and await redis.drops.tell(drop)
+        )
         if is_done:
             await redis.purge(tenant, drop.fits)  # or it would be in the next snapshot
             self.spawn(self.snapshot.mark_in_time(tenant))
         return is_done
+
+    def _drop_again(self, redis: RedisTier, drop: Drop) -> None:
+        """Do again, with the next turn, what this process has dropped of what others see."""
+        if drop.id:
+            name = digest(drop.id)
+            self.undone.later(("deletion", drop.tenant), name, partial(self._forget_in, redis, drop, name))
+        else:
+            # What came after it stays.
+            drop = drop if drop.newest is not None else replace(drop, newest=drop.at)
+            name = digest(repr(drop))
+            self.undone.later(("purge", drop.tenant), name, partial(self._purge_again, redis, drop))
+
+    async def _purge_again(self, redis: RedisTier, drop: Drop) -> bool:
+        """Purge what other processes see.
+
+        Raises:
+            RedisUnavailable: not all is gone, and it is to be done again.
+        """
+        newest = drop.at if drop.newest is None else drop.newest
+        await redis.begin_purge(drop.tenant, newest)
+        await self._purge_in(redis, drop)
+        if self.meaning is not None:
+            age = max(0.0, self.clock.time() - newest)
+            await self.meaning.purge(drop.tenant, drop.model, age, drop.tag)
+        return True
+
+    async def _purge_in(self, redis: RedisTier, drop: Drop) -> int:
+        """Drop what fits from Redis, and tell it.
+
+        Raises:
+            RedisUnavailable: not all is gone, or other processes do not know it.
+        """
+        found = await redis.purge(drop.tenant, drop.fits)
+        # Told behind it: until then another process may read what is to go.
+        if not await redis.drops.tell(drop):
+            raise RedisUnavailable("other processes do not know of the purge yet; ask for it again")
+        return found
 
     async def _forget_meant(self, meaning: ByMeaning, tenant: str) -> bool:
         await meaning.purge(tenant, None, None, None)  # raises if it is not done
@@ -323,10 +374,7 @@ class Keeping:
             await self.redis.begin_purge(tenant, newest)
         found = {"memory": self.heed([drop]), "redis": 0, "by_meaning": 0}
         if self.redis is not None:
-            found["redis"] = await self.redis.purge(tenant, drop.fits)
-            # Told behind it: until then another process may read what is to go.
-            if await self.redis.tell(drop) is None:
-                raise RedisUnavailable("other processes do not know of the purge yet; ask for it again")
+            found["redis"] = await self._purge_in(self.redis, drop)
         if self.meaning is not None:
             found["by_meaning"] = await self.meaning.purge(tenant, model, older_than, tag)
         await self.snapshot.mark(tenant)

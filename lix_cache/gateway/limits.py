@@ -25,7 +25,7 @@ class Limits:
 
     Args:
         redis: where they are counted; None for this process alone.
-        clock: time. The processes' clocks must agree to some seconds.
+        clock: time, the same for all processes.
     """
 
     def __init__(self, redis: RedisTier | None, clock: Clock) -> None:

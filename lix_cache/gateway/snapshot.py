@@ -6,8 +6,9 @@ that is whole. A part holds answers of one tenant alone. There are answers in it
 providers, and no requests. One that is damaged anywhere is refused as a whole: what is wrong with it is not
 known, so none of it is served.
 
-A purge or a DELETE says beside it when it had dropped a tenant's answers. A snapshot that began before may
-hold them still, so nothing of that tenant is put back out of it, whatever Redis has forgotten meanwhile.
+A purge or a DELETE puts a mark beside it when it has dropped a tenant's answers. A snapshot names the marks
+that were there when it began. What any other mark is of it may hold still, so nothing of that tenant is put
+back out of it, whatever Redis has forgotten meanwhile. No clock decides that: those of two machines differ.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import re
 import secrets
 import struct
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -39,6 +40,8 @@ _HYDRATION_SECONDS = 300.0
 
 _FORM = 3
 _MANIFEST = "manifest.json"
+#: What the name of a mark begins with.
+_MARK = "dropped-"
 _LARGEST_MANIFEST = 16 << 20
 _PART_BYTES = 8 << 20
 #: Of the parts of all tenants that are being filled.
@@ -60,12 +63,19 @@ async def save_snapshot(redis: RedisTier, objects: Bucket, clock: Clock) -> int:
     """
     begun = clock.time()
     before = await in_daemon_thread(objects.get, _MANIFEST)
+    marks = await in_daemon_thread(_marks, objects)
     writer = _Writer(objects, begun)
     async for name, data in redis.records():
         await writer.add(name, data)
     while writer.waiting:
         await writer.write(next(iter(writer.waiting)))
-    manifest = {"form": _FORM, "begun": begun, "entries": writer.count, "parts": writer.parts}
+    manifest = {
+        "form": _FORM,
+        "begun": begun,
+        "marks": marks,
+        "entries": writer.count,
+        "parts": writer.parts,
+    }
     await in_daemon_thread(objects.put, _MANIFEST, _sealed(manifest))
     await in_daemon_thread(
         _remove_old, objects, before, {part["name"] for part in writer.parts}, clock.time()
@@ -79,20 +89,27 @@ async def mark_dropped(objects: Bucket, tenant: str, clock: Clock) -> None:
     Raises:
         ArchiveUnavailable: the place cannot be written.
     """
-    await in_daemon_thread(objects.put, _mark(digest(tenant)), repr(clock.time()).encode())
+    # Like no other one, whenever that was put.
+    mark = f"{clock.time()!r} {secrets.token_hex(16)}"
+    await in_daemon_thread(objects.put, _MARK + digest(tenant), mark.encode())
 
 
-def _mark(tenant_digest: str) -> str:
-    return f"dropped-{tenant_digest}"
+def _marks(objects: Bucket) -> dict[str, str]:
+    """Return digests of all marks, by the digests of their tenants."""
+    names = [one.name for one in objects.names("", after=_MARK) if one.name.startswith(_MARK)]
+    found = {name.removeprefix(_MARK): _mark_of(objects, name) for name in names}
+    return {tenant: mark for tenant, mark in found.items() if mark is not None}
 
 
-def _is_current(objects: Bucket, tenant_digest: str, begun: float) -> bool:
+def _mark_of(objects: Bucket, name: str) -> str | None:
+    data = objects.get(name)
+    return None if data is None else hashlib.sha256(data).hexdigest()
+
+
+def _is_current(objects: Bucket, tenant_digest: str, marks: Mapping[str, str]) -> bool:
     """Whether a snapshot holds nothing of a tenant that was dropped since it began."""
-    mark = objects.get(_mark(tenant_digest))
-    try:
-        return mark is None or float(mark) < begun
-    except ValueError:
-        return False
+    mark = _mark_of(objects, _MARK + tenant_digest)
+    return mark is None or mark == marks.get(tenant_digest)
 
 
 class _Writer:
@@ -147,15 +164,22 @@ def _remove_old(objects: Bucket, before: bytes | None, named: set[str], now: flo
             objects.remove(name)
 
 
-async def hydrate(redis: RedisTier, objects: Bucket, tenants: TenantBook) -> tuple[int, str]:
+async def hydrate(
+    redis: RedisTier, objects: Bucket, tenants: TenantBook, besides: Collection[str] = ()
+) -> tuple[int, str]:
     """Read the snapshot; a gateway without it goes on all the same.
+
+    Args:
+        redis, objects: where to, and where from.
+        tenants: who is known here.
+        besides: names of those of whom something was dropped that the snapshot may hold.
 
     Returns:
         How many answers were put back, and ``ok`` or what went wrong.
     """
     names = [LOCAL] if tenants.local is not None else list(tenants.tenants)
     try:
-        reading = load_snapshot(redis, objects, {digest(name) for name in names})
+        reading = load_snapshot(redis, objects, {digest(name) for name in names if name not in besides})
         return await asyncio.wait_for(reading, _HYDRATION_SECONDS), "ok"
     except asyncio.TimeoutError:
         trouble = f"the snapshot was not read within {_HYDRATION_SECONDS:g} s"
@@ -183,11 +207,11 @@ async def load_snapshot(redis: RedisTier, objects: Bucket, tenants: Collection[s
     # All is read twice, for it may be larger than the memory: first whether it is whole, then what it says.
     found = await _whole(objects)
     while found is not None:
-        begun = found["begun"]
+        marks = found.get("marks", {})  # one of before there were any is as old as can be
         try:
             for part in found["parts"]:
                 tenant = part["tenant"]
-                if tenant in tenants and await in_daemon_thread(_is_current, objects, tenant, begun):
+                if tenant in tenants and await in_daemon_thread(_is_current, objects, tenant, marks):
                     for name, value in await in_daemon_thread(_read_part, objects, part):
                         count += await redis.restore(name, value)
             return count
@@ -248,6 +272,8 @@ def _checked(data: bytes) -> dict[str, Any]:
         raise ArchiveCorrupt("the snapshot's manifest names something else than a part")
     if type(manifest.get("begun")) not in (int, float):
         raise ArchiveCorrupt("the snapshot's manifest does not say when it began")
+    if not isinstance(manifest.get("marks", {}), dict):
+        raise ArchiveCorrupt("the snapshot's manifest does not say which marks it knows")
     return manifest
 
 

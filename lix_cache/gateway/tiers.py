@@ -18,8 +18,10 @@ from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import CodecError, RedisUnavailable
 from lix_cache.gateway.answer import Answer
-from lix_cache.gateway.deletions import UNDER_WAY, DeletedResponses, Drop
+from lix_cache.gateway.deletions import UNDER_WAY, DeletedResponses
+from lix_cache.gateway.drop_stream import DropStream
 from lix_cache.gateway.redis_line import RedisLine
+from lix_cache.gateway.shared_clock import SharedClock
 from lix_cache.hot.keys import Keys, digest
 
 __all__ = ["LATEST", "NOTHING_FOUND", "Entry", "Looked", "Memory", "RedisTier"]
@@ -30,9 +32,6 @@ _HEAD = struct.Struct("<4sddHH")
 _STAMP = 12
 #: Of all times, in Unix seconds.
 LATEST = 1e11
-#: What was dropped last, that is told: a process that has missed more forgets all that it has in memory. Far
-#: more than is told between two looks: of the deletions of one tenant a process tells a bounded number.
-_MOST_TOLD = 10_000
 #: A slow answer must not take the place of one that was asked for after it, nor come back after a purge or
 #: a DELETE, which leaves its stamp alone. One of a snapshot takes no place at all.
 _PUT = """
@@ -167,15 +166,18 @@ class Memory:
 
 
 class RedisTier(RedisLine):
-    """Answers in Redis. Raises nothing: what goes wrong is counted and is a miss."""
+    """Answers in Redis. Raises nothing: what goes wrong is counted and is a miss.
+
+    Attributes:
+        clock: that of Redis.
+        drops: what processes tell each other of what was dropped.
+    """
 
     def __init__(self, config: CacheConfig, clock: Clock) -> None:
         super().__init__(config, clock)
         self._keys = Keys(config.redis_key_prefix, config.redis.buckets)
-        self._clock = clock
-        self._stream = self._keys.gateway("dropped", "", "")
-        #: Places of what this process has told, and heeds by itself.
-        self._own: set[bytes] = set()
+        self.clock = SharedClock(clock)
+        self.drops = DropStream(self, self._keys.gateway("dropped", "", ""), self.clock)
         #: Responses that their providers were told to delete.
         self.deleted = DeletedResponses(self)
         self._digests: dict[str, str] = {}
@@ -236,7 +238,7 @@ class RedisTier(RedisLine):
         Returns:
             False if its tenant's answers were purged since it was asked for: it is to be kept nowhere.
         """
-        milliseconds = int((entry.expires - self._clock.time()) * 1000)
+        milliseconds = int((entry.expires - self.clock.time()) * 1000)
         if milliseconds <= 0:
             return True
         model, tags = entry.model.encode()[:1000], ",".join(entry.tags).encode()
@@ -279,7 +281,7 @@ class RedisTier(RedisLine):
         found = await self.ask(("GET", name))
         if found is None or not isinstance(key := found[0], bytes):
             return found is not None
-        stamp = _HEAD.pack(_MAGIC, self._clock.time(), 0.0, 0, 0)[:_STAMP]
+        stamp = _HEAD.pack(_MAGIC, self.clock.time(), 0.0, 0, 0)[:_STAMP]
         # The name goes last: it says that there is something left to do.
         is_gone = await self.ask(("SET", self._name(tenant, key), stamp, "EX", UNDER_WAY)) is not None
         return is_gone and await self.ask(("UNLINK", name)) is not None
@@ -337,7 +339,7 @@ class RedisTier(RedisLine):
         """
         tenant, _, key = name.decode("latin-1").partition(":")
         entry = self._read("", data)
-        milliseconds = 0 if entry is None else int((entry.expires - self._clock.time()) * 1000)
+        milliseconds = 0 if entry is None else int((entry.expires - self.clock.time()) * 1000)
         if milliseconds <= 0 or not re.fullmatch(r"[\w-]{27}:[0-9a-f]{64}", f"{tenant}:{key}"):
             return False
         place = self._keys.gateway_place("answer", tenant, key)
@@ -347,38 +349,6 @@ class RedisTier(RedisLine):
             raise RedisUnavailable(f"not all was put back: {self.why}")
         return bool(answers[0] == 1)
 
-    async def tell(self, drop: Drop | None) -> bytes | None:
-        """Let the other processes know what was dropped; with None, mark a place to follow them from.
-
-        Returns:
-            Its place among what is told; None if Redis does not answer.
-        """
-        data = b"" if drop is None else drop.encode()
-        answers = await self.ask(("XADD", self._stream, "MAXLEN", "~", _MOST_TOLD, "*", "drop", data))
-        if answers is None:
-            return None
-        self._own.add(answers[0])
-        return bytes(answers[0])
-
-    async def told_since(self, position: bytes) -> tuple[bytes, list[Drop]] | None:
-        """Return the last place, and what others told since one; None if Redis does not answer.
-
-        Raises:
-            CodecError: not all of it can be known.
-        """
-        answers = await self.ask(("XRANGE", self._stream, position, "+"))
-        if answers is None:
-            return None
-        found = answers[0]
-        # Too much was told since, or Redis came back without it, or with an older one.
-        if not found or found[0][0] != position:
-            raise CodecError("not all is there of what was dropped")
-        news = [(place, fields[1]) for place, fields in found[1:] if place not in self._own]
-        # Also places from before this process lost its own, and those that it heard of too late.
-        last = _order(found[-1][0])
-        self._own = {place for place in self._own if _order(place) > last}
-        return found[-1][0], [Drop.decode(data) for _, data in news if data]
-
     def name(self, kind: str, tenant: str, name: str) -> str:
         """Return the key of what is counted for a tenant."""
         return self._keys.gateway(kind, tenant, name)
@@ -386,11 +356,6 @@ class RedisTier(RedisLine):
     async def ping(self) -> bool:
         """Whether it answers."""
         return bool(await self.ask(("PING",)))
-
-
-def _order(place: bytes) -> tuple[int, ...]:
-    """Return what places of a stream are in the order of."""
-    return tuple(map(int, place.split(b"-")))
 
 
 def _globbed(start: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from lix_cache import CacheConfig
 from lix_cache.errors import RedisUnavailable
-from lix_cache.gateway import deletions, keeping, tiers, undone
+from lix_cache.gateway import deletions, drop_stream, keeping, undone
 from lix_cache.gateway.core import Core
 from lix_cache.gateway.deletions import Drop
 from lix_cache.gateway.settings import TenantSettings
@@ -154,13 +154,13 @@ def test_a_process_that_cannot_know_what_was_dropped_forgets_all(
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tiers, "_MOST_TOLD", 1)
+    monkeypatch.setattr(drop_stream, "_MOST_TOLD", 1)
     with RunningGateway(keeper.url, redis_config) as one, RunningGateway(keeper.url, redis_config) as other:
         identity = made(one)
         assert is_served(other)
         redis, client = one.core.redis, redis_server.client()
         assert redis is not None
-        stream = redis._stream
+        stream = redis.drops._name
         if said == "too much":
             # Redis drops entries by the hundred.
             monkeypatch.setattr(other.core, "look", lambda _: asyncio.sleep(0))
@@ -184,7 +184,7 @@ def test_a_process_that_cannot_know_what_was_dropped_forgets_all(
 
 async def _told_often(core: Core, count: int) -> None:
     assert core.redis is not None
-    await asyncio.gather(*(core.redis.tell(Drop("local", 0.0, "resp_unknown")) for _ in range(count)))
+    await asyncio.gather(*(core.redis.drops.tell(Drop("local", 0.0, "resp_unknown")) for _ in range(count)))
 
 
 def test_a_look_that_fails_is_not_the_last_one(
@@ -199,7 +199,7 @@ def test_a_look_that_fails_is_not_the_last_one(
             raise RuntimeError("scripted")
 
         with monkeypatch.context() as patch:
-            patch.setattr(other.core.redis, "told_since", fails)
+            patch.setattr(other.core.redis.drops, "since", fails)
             wait_until(lambda: looks, what="a look")
         drop(one, identity)
         wait_until(lambda: not held(other), what="the next look")
@@ -459,4 +459,4 @@ def test_places_of_the_stream_that_a_process_lost_are_forgotten(
             gateway.core.dropped.position = None
         for _ in range(3):
             look(gateway)
-        assert not gateway.core.redis._own
+        assert not gateway.core.redis.drops._own

@@ -218,7 +218,7 @@ def test_what_was_not_read_is_not_replaced_at_the_end(
     part.with_suffix(".away").rename(part)
     away = redis_config.replace(redis_port=free_port())
     with RunningGateway(provider, away, snapshot=str(folder)) as gateway:
-        assert "not all was put back" in gateway.core.snapshot.state
+        assert "nothing was put back" in gateway.core.snapshot.state
     with RunningGateway(provider, empty, snapshot=str(folder)) as gateway:
         assert (gateway.core.snapshot.state, gateway.core.snapshot.hydrated) == ("ok", 1)
         assert post(gateway.url, chat_body()).reason == "redis"

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from lix_cache import CacheConfig
+from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.gateway.access_log import AccessLog
 from lix_cache.gateway.app import Gateway
 from lix_cache.gateway.core import Core
@@ -229,6 +230,7 @@ class RunningGateway(Closing):
         verifier: Any = None,
         log: Any = None,
         environ: Any = None,
+        clock: Clock = SYSTEM_CLOCK,
         waits: bool = True,
         **settings: Any,
     ) -> None:
@@ -250,6 +252,7 @@ class RunningGateway(Closing):
             embedder=embedder,
             verifier=verifier,
             log=AccessLog(log, is_on=log is not None),
+            clock=clock,
             environ={} if environ is None else environ,
         )
         self.app = Gateway(self.core)
