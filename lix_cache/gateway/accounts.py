@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -62,7 +63,8 @@ def _is_counted(name: str) -> bool:
 
 
 def _names_account(cookies: str) -> bool:
-    names = {pair.partition("=")[0].strip() for pair in cookies.split(";")}
+    # Some servers take a comma for a semicolon.
+    names = {pair.partition("=")[0].strip() for pair in re.split("[;,]", cookies)}
     return not all(name.startswith(_BALANCERS) or not name for name in names)
 
 

@@ -67,7 +67,8 @@ def headers_of(scope: Scope) -> dict[str, str]:
         for name, value in pairs:  # a list in several lines
             text = name.decode("latin-1")
             if names.count(text) > 1 and found[text] != value.decode("latin-1"):
-                found[text] = ",".join(v.decode("latin-1") for n, v in pairs if n == name)
+                between = "; " if text == "cookie" else ","
+                found[text] = between.join(v.decode("latin-1") for n, v in pairs if n == name)
     if "transfer-encoding" in found:
         _check_framing(scope, found["transfer-encoding"])
     if "host" not in found and scope["http_version"] != "1.0":

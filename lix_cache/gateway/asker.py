@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lix_cache.gateway.asgi import CONNECTION, Scope, headers_of
-from lix_cache.gateway.headers import Control, read_control
+from lix_cache.gateway.headers import Control, check_origin, read_control
 from lix_cache.gateway.prepared import Source, source_of
 from lix_cache.gateway.tenants import Tenant
 
@@ -35,6 +35,8 @@ class Asker:
     def __init__(self, core: Core, scope: Scope, pairs: list[tuple[bytes, bytes]]) -> None:
         self.headers: Mapping[str, str] = headers_of(scope)
         self.tenant: Tenant = core.tenants.find(self.headers)
+        if self.tenant.is_local:
+            check_origin(self.headers)
         self._core = core
         self._version = scope["http_version"]
         self._pairs = pairs

@@ -151,6 +151,8 @@ class Exchange:
 
     def _told(self) -> words.Pairs:
         pairs = words.told(self.verdict, self._added_ms())
+        if self.verdict.is_hit and "origin" in self.headers:
+            pairs.append(words.FOR_PAGES)
         return [*pairs, _NO_WINDOW] if self.lacks_window else pairs
 
     def _added_ms(self) -> float:

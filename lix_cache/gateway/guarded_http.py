@@ -151,6 +151,21 @@ class _Cycle(RequestResponseCycle):
         return True
 
 
+class _OldCycle(_Cycle):
+    """The same for HTTP/1.0, which has no chunks: a body without a length ends with the connection."""
+
+    _has_length = True
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._has_length = any(name.lower() == b"content-length" for name, _ in message["headers"])
+            if not self._has_length:
+                self.chunked_encoding = self.keep_alive = False
+        elif not self._has_length:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+
 class _Offered(Exception):
     """A request offers another protocol, and the parser has seen it."""
 
@@ -236,7 +251,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._stop_timer()
         super().on_headers_complete()
         if type(self.cycle) is RequestResponseCycle:
-            self.cycle.__class__ = _Cycle
+            self.cycle.__class__ = _OldCycle if self.scope["http_version"] == "1.0" else _Cycle
         # What comes behind the body in a trailer is no header: who has looked at the headers did not see it.
         self.headers = []
 

@@ -10,7 +10,17 @@ from typing import Literal
 
 from lix_cache.gateway.errors import Refused
 
-__all__ = ["Control", "Pairs", "Verdict", "forwarded", "read_control", "returned", "told"]
+__all__ = [
+    "FOR_PAGES",
+    "Control",
+    "Pairs",
+    "Verdict",
+    "check_origin",
+    "forwarded",
+    "read_control",
+    "returned",
+    "told",
+]
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -84,6 +94,35 @@ class Verdict:
     def is_hit(self) -> bool:
         """Whether the cache answered."""
         return self.state.startswith("hit")
+
+
+#: To what the gateway itself answers a page in a browser; what a provider answers says it as it likes. The
+#: request has come with the key that it needs, and no cookie lets a page read more than that.
+FOR_PAGES = (b"access-control-allow-origin", b"*")
+#: Origins of pages of this machine, and of programs that are built like a browser.
+_OF_THIS_MACHINE = re.compile(
+    r"https?://(?:(?:[\w-]+\.)*localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?"
+    r"|(?!https?:)[a-z][a-z0-9+.-]*://[\w.-]*",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+def check_origin(headers: Mapping[str, str]) -> None:
+    """Refuse what a browser sends for another site's page, where no key says who asks.
+
+    Its user does not know of it, and would pay with the gateway's own key. A page without an origin may be
+    any page's frame.
+
+    Raises:
+        Refused: 403.
+    """
+    origin = headers.get("origin")
+    if origin is not None and _OF_THIS_MACHINE.fullmatch(origin) is None:
+        raise Refused(
+            403,
+            "foreign_origin",
+            "a gateway without tenants answers no page of another site: give the page a tenant's key",
+        )
 
 
 def read_control(headers: Mapping[str, str]) -> Control:

@@ -154,6 +154,8 @@ class VectorExchange(Exchange):
         )
         self.status = 200
         pairs: words.Pairs = [(b"content-type", b"application/json")]
+        if "origin" in self.headers:
+            pairs.append(words.FOR_PAGES)
         await respond(self.send, 200, pairs + words.told(self.verdict, self._added_ms()), body)
 
     def _take(self, brought: Mapping[bytes, Answer], reason: str) -> bool:

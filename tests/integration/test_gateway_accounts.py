@@ -87,12 +87,12 @@ def test_who_asks_by_what_program_is_no_account(provider: Provider, redis_config
                 "x_session_id",
                 "x_claude_code_session_id",
                 "session_id",
-                "origin",
                 "x_forwarded_for",
                 "priority",
             ),
         ):
             assert post(gateway.url, chat_body(), **{name: "x"}).state == "hit-l1-exact", name
+        assert post(gateway.url, chat_body(), origin="http://localhost").state == "hit-l1-exact"
         assert post(gateway.url, chat_body(), cookie="__cf_bm=1; _cfuvid=2").state == "hit-l1-exact"
         assert post(gateway.url, chat_body(), cookie="__cf_bm=1; user=2").state == "miss"
 
