@@ -73,7 +73,9 @@ def bypass_reason(protocol: str, body: Mapping[str, Any]) -> str:
     """Return why a request is not for the cache, a word; "" if it is."""
     names: tuple[str, ...] = _STATEFUL[protocol]
     for name in names if protocol == "embeddings" else (*names, *_ANYWHERE):
-        if body.get(name):
+        given = body.get(name)
+        # OpenAI's own example switches the search on with an empty object.
+        if given or isinstance(given, dict):
             return name
     if body.get("stream") is not None and not isinstance(body["stream"], bool):
         return "stream"  # no part of the key; the provider is to say what is wrong with it

@@ -287,6 +287,9 @@ def test_accounts_are_kept_apart_and_hold_no_key() -> None:
         ("messages", {"tools": [{"type": "bash_20250124", "name": "bash"}]}, ""),
         ("messages", {"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
         ("chat", {"web_search_options": {"x": 1}}, "web_search_options"),
+        ("chat", {"web_search_options": {}}, "web_search_options"),
+        ("chat", {"search_parameters": {}}, "search_parameters"),
+        *(("chat", {"web_search_options": value}, "") for value in (None, False, [], "")),
         ("chat", {"tools": "none"}, "server_tool"),
         *(
             ("chat", {name: value}, name)
