@@ -32,6 +32,8 @@ from lix_cache.gateway.vectors_path import EMBEDDINGS, VectorExchange, spoken_at
 __all__ = ["Gateway"]
 
 
+#: What a request is until more is known of it.
+_PASSED = Verdict("bypass", "path")
 _OWN = frozenset({"admin", "ui", "healthz", "ready", "metrics"})
 _NO_ADMIN = (
     "this path is the gateway's own and is not passed on; /admin and /ui need the setting admin_key "
@@ -128,17 +130,14 @@ class Gateway:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
         core, path = self.core, scope["path"]
-        if await self.health.answers(scope, send):
-            return
-        if _is_own(path):
-            await self._serve_own(scope, receive, send)
+        protocol = spoken_at(path) if scope["method"] == "POST" else None
+        if protocol is None and await self._serves_own(scope, receive, send):
             return
         self.last_request = core.clock.monotonic()
-        protocol = spoken_at(path) if scope["method"] == "POST" else None
         call: Exchange | None = None
         core.metrics.open += 1
         core.users += 1
-        status, tenant_name, verdict = 0, "", Verdict("bypass", "path")
+        status, tenant_name, verdict = 0, "", _PASSED
         try:
             target = target_of(scope)
             asker, headers = asker_of(core, scope)
@@ -186,13 +185,22 @@ class Gateway:
             core.users -= 1
             self._note(core, scope, started, status, tenant_name, verdict, protocol, call)
 
-    async def _serve_own(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer here, in every spelling of the path: what comes to it may hold the admin key."""
+    async def _serves_own(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer what is below the gateway's own paths, in every spelling: it may hold the admin key.
+
+        Returns:
+            False for other paths; nothing was sent.
+        """
+        if await self.health.answers(scope, send):
+            return True
+        if not _is_own(scope["path"]):
+            return False
         if self._admin is not None:
             self.last_page = self.core.clock.monotonic()
             await self._admin(scope, receive, send)
         else:
             await _refuse(send, Refused(404, "no_admin_key", _NO_ADMIN), None, scope["path"])
+        return True
 
     @staticmethod
     def _note(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ _NO_WINDOW = (b"x-lix-session", b"unavailable")
 _NO_CACHE = (b"cache-control", b"no-cache")
 
 
-@dataclass
+@dataclass(slots=True)
 class Exchange:
     """One request and its answer.
 
@@ -227,7 +227,7 @@ class Exchange:
             return None, None
         meant = await core.meaning.begin(place, control)
         if meant.answer is not None and meant.verdict is not None:
-            self.verdict = replace(meant.verdict, saved=meant.answer.saved)
+            self.verdict = meant.verdict._replace(saved=meant.answer.saved)
             return meant.answer, meant
         return None, meant
 

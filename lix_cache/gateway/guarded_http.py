@@ -178,6 +178,9 @@ class GuardedHttp(HttpToolsProtocol):
     #: Of the head, or of the body since the timer was set.
     _bytes = 0
     _timer: asyncio.TimerHandle | None = None
+    #: Since when no request is under way, by the loop's clock; None while one is.
+    _idle_since: float | None = None
+    _idle_timer: asyncio.TimerHandle | None = None
     #: What the headers of the last request said (asker.py): most clients send the same ones each time.
     asker: Any = None
 
@@ -190,6 +193,8 @@ class GuardedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         super().connection_lost(exc)
         self._joined.end_deadline()
         for gone in list(self._gone):
@@ -259,6 +264,30 @@ class GuardedHttp(HttpToolsProtocol):
         self._in_body = False
         self._stop_timer()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        # A timer for each answer, made and cancelled, would cost as much as finding one in memory.
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def _look_whether_idle(self) -> None:
+        self._idle_timer = None
+        if self._idle_since is None:
+            return  # the next answer sets another timer
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._look_whether_idle)
+        else:
+            self.timeout_keep_alive_handler()
 
     def _late(self) -> None:
         self._timer = None

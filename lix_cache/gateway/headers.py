@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lix_cache.gateway.errors import Refused
 
@@ -72,9 +72,8 @@ class Control:
 NOTHING_ASKED = Control()
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How a request was answered.
+class Verdict(NamedTuple):
+    """How a request was answered. A tuple: one is made for each request, and frozen fields cost a call each.
 
     Attributes:
         state: ``hit-l1-exact``, ``hit-l2-semantic``, ``hit-l3-verified``, ``miss`` or ``bypass``.

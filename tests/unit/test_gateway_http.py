@@ -35,8 +35,13 @@ class _Transport:
     def is_closing(self) -> bool:
         return self.closed
 
-    def get_extra_info(self, name: str) -> Any:
-        return name
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
 
 
 HEAD, BODY = b"HTTP/1.1 200 OK\r\n\r\n", b"body"
@@ -152,3 +157,69 @@ def test_what_a_client_does_not_take_ends_its_connection_and_what_it_takes_slowl
     joined.close()
     loop.due()
     assert transport.aborts == ["aborted"], "a transport that closes waits for the client for ever"
+
+
+class _Turned(asyncio.SelectorEventLoop):
+    """A loop whose time a test turns ahead by hand."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+    async def turn(self, seconds: float) -> None:
+        self.ahead += seconds
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+def test_a_connection_is_closed_when_it_was_not_used_for_long_and_not_before() -> None:
+    import uvicorn
+    from uvicorn.server import ServerState
+
+    from lix_cache.gateway.asgi import respond
+    from lix_cache.gateway.guarded_http import GuardedHttp
+
+    loop, gate = _Turned(), asyncio.Event()
+
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await gate.wait()
+        await respond(send, 200, [], BODY)
+
+    def connected() -> tuple[GuardedHttp, _Transport]:
+        config = uvicorn.Config(app, lifespan="off", timeout_keep_alive=75, log_level="critical")
+        config.load()
+        transport: Any = _Transport()
+        found = GuardedHttp(config=config, server_state=ServerState(), app_state={}, _loop=loop)
+        found.connection_made(transport)
+        return found, transport
+
+    async def work() -> None:
+        connection, transport = connected()
+        connection.data_received(ask := b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await loop.turn(100)
+        assert not transport.closed, "its request is under way"
+        gate.set()
+        await loop.turn(50)
+        connection.data_received(ask)
+        await loop.turn(50)
+        assert len(transport.writes) == 2
+        assert not transport.closed, "it was used since"
+        connection.data_received(ask * 3)
+        await loop.turn(0)
+        await loop.turn(74)
+        assert len(transport.writes) == 5
+        assert not transport.closed
+        await loop.turn(2)
+        assert transport.closed
+        other, _ = connected()
+        other.data_received(ask)
+        await loop.turn(0)
+        other.connection_lost(None)
+        assert other._idle_timer is not None
+        assert other._idle_timer.cancelled(), "nothing holds what is over"
+
+    try:
+        loop.run_until_complete(work())
+    finally:
+        loop.close()
