@@ -246,15 +246,16 @@ class TransformersEngine(InProcessEngine):
         """Return the first tokens of parts, and more behind them."""
         heads, _, dim = parts[0].shape
         end = count + more.shape[-2]
-        made = self._torch.empty((1, heads, end, dim), dtype=getattr(self._torch, _TORCH[parts[0].dtype]))
-        numpy_kind, torch_kind = _INTEGERS[ITEM_SIZE[parts[0].dtype]]
-        # Through numpy: torch takes no read-only memory, which a mapped file is.
-        target = made[0].view(getattr(self._torch, torch_kind)).numpy()
+        numpy_kind, _ = _INTEGERS[ITEM_SIZE[parts[0].dtype]]
+        # By numpy, which asks for huge pages: fresh memory costs more to touch page by page than to fill. And
+        # torch takes no read-only memory, which a mapped file is.
+        target = np.empty((heads, end, dim), numpy_kind)
         at = 0
         for part in parts:
             taken = min(part.shape[1], count - at)
             target[:, at : at + taken] = part.array(numpy_kind)[:, :taken]
             at += taken
+        made = self._torch.from_numpy(target)[None].view(getattr(self._torch, _TORCH[parts[0].dtype]))
         made = made.to(self._model.device)
         made[:, :, count:] = more
         return made
