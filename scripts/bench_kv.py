@@ -118,7 +118,7 @@ def summary(rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     aim = "" if first["aim"] is None else f" (aim {first['aim']})"
     told = f"{first['engine']:12} {first['model']:9} {first['tokens']:6} tokens:"
-    for name in ("cold", "memory", "resumed"):
+    for name in ("cold", "memory", "resumed", "loading"):
         told += f" {name} {statistics.median(row[name] for row in rows) * 1e3:.1f} ms,"
     for over, under, form in (("cold", "resumed", ".0f"), ("resumed", "memory", ".2f")):
         ratios = sorted(row[over] / row[under] for row in rows)
@@ -279,10 +279,12 @@ def measure(kind: str, name: str, count: int, coffee: Path, options: argparse.Na
             saving = time.perf_counter() - began
             native = model.stats()["live_bytes"]
             model.close()
-            resumed = []
+            resumed, loading = [], []
             for _ in range(options.repeats):
                 again = LocalModel(engine, KvStore(folder, budget_bytes=1 << 40))
                 resumed.append(first_token(again, ids, "disk"))
+                # Until the engine has it. In transformers the first step copies it once more.
+                loading.append((again.rates.load or 0) * count)
                 # What it computed is on disk: it writes nothing.
                 again._store = None
                 again.close()
@@ -294,6 +296,7 @@ def measure(kind: str, name: str, count: int, coffee: Path, options: argparse.Na
             **_medians("cold", [cold]),
             **_medians("memory", memory),
             **_medians("resumed", resumed),
+            "loading": statistics.median(loading),
             "save": saving,
             "native_bytes": native,
             "stored_bytes": stored,
@@ -311,10 +314,11 @@ def _medians(name: str, times: list[tuple[float, float]]) -> dict[str, float]:
 def show(row: dict[str, Any]) -> None:
     cpu = {name: row[f"{name}_cpu"] * 1e3 for name in ("cold", "memory", "resumed")}
     aim = "" if row["aim"] is None else f" (aim {row['aim']})"
-    ms = {name: row[name] * 1e3 for name in ("cold", "memory", "resumed", "save")}
+    ms = {name: row[name] * 1e3 for name in ("cold", "memory", "resumed", "loading", "save")}
     print(
         f"{row['engine']:12} {row['model']:9} {row['tokens']:6} tokens: "
-        f"cold {ms['cold']:8.1f} ms, in memory {ms['memory']:6.1f}, resumed {ms['resumed']:6.1f}; "
+        f"cold {ms['cold']:8.1f} ms, in memory {ms['memory']:6.1f}, resumed {ms['resumed']:6.1f} "
+        f"(of which loading {ms['loading']:.1f}); "
         f"cold ÷ resumed {row['cold'] / row['resumed']:5.0f}{aim}; "
         f"resumed ÷ memory {row['resumed'] / row['memory']:.2f} (aim 1.5); "
         f"bytes ÷ native {row['stored_bytes'] / row['native_bytes']:.4f}; saved in {ms['save']:.0f} ms; "

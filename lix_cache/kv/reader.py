@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 from lix_cache._log import logger
 from lix_cache.errors import ArchiveUnavailable
@@ -68,25 +69,31 @@ class KvReader:
             files: name of each, what it must say of itself, and its token ids.
         """
         paths = [state_path(self.folder, (fingerprint.hex, name)) for name, _, _ in files]
+        read: list[memoryview] = []
+        refused: list[Exception] = []
+        try:
+            # All before any is looked at: mapping beside a thread that reads makes each wait for the other.
+            read.extend(map(mapped, paths))
+        except OSError as error:
+            refused.append(error)  # what is behind it is of no use
 
-        def look(number: int) -> tuple[dict[str, Tensor] | Exception, int]:
-            _, about, ids = files[number]
-            try:
-                data = mapped(paths[number])
-                return decode(data, about, ids), len(data)
-            except (NotThisState, OSError) as error:
-                return error, 0
+        def look(first: int, end: int) -> list[dict[str, Tensor] | Exception]:
+            return [_looked_at(read[at], *files[at][1:]) for at in range(first, end)]
 
-        # Checksums are most of the time, and they let go of the interpreter.
-        with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1, _MOST_THREADS) or 1) as pool:
-            looked = list(pool.map(look, range(len(files))))
+        # A stretch for each thread, not a file: checksums let go of the interpreter, and nothing else does.
+        threads = max(1, min(len(read), os.cpu_count() or 1, _MOST_THREADS))
+        bounds = [len(read) * number // threads for number in range(threads + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            others = [pool.submit(look, *stretch) for stretch in pairwise(bounds[1:])]
+            looked = look(0, bounds[1])
+            looked += [one for other in others for one in other.result()]
         made = []
-        for path, (found, size) in zip(paths, looked, strict=True):
+        for number, found in enumerate([*looked, *refused]):
             if isinstance(found, Exception):
-                self._count(path, found)
+                self._count(paths[number], found)
                 break
             self.counters["loaded_files"] += 1
-            self.counters["loaded_bytes"] += size
+            self.counters["loaded_bytes"] += len(read[number])
             made.append(found)
         return made
 
@@ -153,3 +160,10 @@ class KvReader:
 
     def _manifest_path(self, fingerprint: str, tenant: str, session: str) -> str:
         return os.path.join(self.folder, fingerprint, SESSIONS, session_name(tenant, session) + ".json")
+
+
+def _looked_at(data: memoryview, about: Description, ids: Ids) -> dict[str, Tensor] | Exception:
+    try:
+        return decode(data, about, ids)
+    except NotThisState as error:
+        return error

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from lix_cache.errors import ConfigError, KvBusy, KvUnavailable, MissingExtra
+from lix_cache.kv import reader
 from lix_cache.kv.catalogue import NEW, SESSIONS
 from lix_cache.kv.identity import as_ids, chain_of, fingerprint_of
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.manifest import Manifest
+from lix_cache.kv.mapped import mapped
 from lix_cache.kv.store import KvStore
 from tests.support.kv import FINGERPRINT, loaded_tokens, pieces_of, save_tokens, tokens
 from tests.support.kv_engine import ToyEngine
@@ -309,6 +311,49 @@ def test_a_damaged_file_is_a_miss_and_what_comes_before_it_is_used(
         path.symlink_to(tmp_path / "elsewhere")
     assert loaded_tokens(store, ids) == [256]
     assert sum(store.counters[name] for name in ("bad_files", "unreadable_files")) == (damage != "gone")
+
+
+@pytest.mark.promise("bad-bytes")
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("bad", range(8))
+def test_several_threads_find_what_comes_before_the_first_bad_file(
+    store: KvStore, bad: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = tokens(7 * 256)
+    save_tokens(store, "s", ids)
+    pieces = pieces_of(ids)
+    for piece in pieces[bad:][:2]:
+        path = Path(store.folder) / FINGERPRINT.hex / piece.name[:2] / f"{piece.name}.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    found = store.load(FINGERPRINT, [(piece.name, piece.about, piece.ids) for piece in pieces])
+    assert [{name: one.array("<f4").tolist() for name, one in state.items()} for state in found] == [
+        {name: one.array("<f4").tolist() for name, one in piece.export().items()} for piece in pieces[:bad]
+    ]
+    assert store.counters["bad_files"] == (bad < 7)
+
+
+def test_one_file_is_read_without_a_thread_and_none_behind_a_missing_one_is(
+    store: KvStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = tokens(5 * 256)
+    save_tokens(store, "s", ids)
+    files = [(piece.name, piece.about, piece.ids) for piece in pieces_of(ids)]
+    opened = []
+
+    def noted(path: str) -> memoryview:
+        opened.append(os.path.basename(path).removesuffix(".safetensors"))
+        return mapped(path)
+
+    def refused(thread: threading.Thread) -> None:
+        raise AssertionError(f"{thread} was started")
+
+    monkeypatch.setattr(reader, "mapped", noted)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    (path,) = Path(store.folder).rglob(f"{files[1][0]}.safetensors")
+    path.unlink()
+    assert len(store.load(FINGERPRINT, files)) == 1
+    assert opened == [files[0][0], files[1][0]]
 
 
 @pytest.mark.promise("bad-bytes")

@@ -272,12 +272,9 @@ class LlamaServerEngine:
             self.look(sequence.slot)
             if self.fingerprint != before:
                 raise EngineError("the server serves another model than before")
-            path = self._slots.new(state["slot"].size)
-            with open(path, "r+b") as file:
-                file.write(state["slot"].view)
-            answer = self._http.post(
-                f"/slots/{sequence.slot}?action=restore", {"filename": os.path.basename(path)}
-            )
+            path = self._slots.put(state["slot"].view)
+            name = os.path.basename(path)
+            answer = self._http.post(f"/slots/{sequence.slot}?action=restore", {"filename": name})
             if answer.get("n_restored") != len(ids):
                 raise EngineError("the server restored another number of tokens")
             self.look()
@@ -286,7 +283,7 @@ class LlamaServerEngine:
                 raise EngineError("the server serves another model than before")
         except BaseException as error:
             self.release(sequence)
-            if isinstance(error, OSError) and not isinstance(error, EngineError):
+            if isinstance(error, OSError):
                 raise EngineError(f"a slot file cannot be written: {error.strerror}") from error
             raise
         finally:
@@ -367,16 +364,7 @@ class LlamaServerEngine:
             name = os.path.basename(path)
             answer = self._http.post(f"/slots/{sequence.slot}?action=save", {"filename": name})
             is_over = True
-            with open(path, "rb") as file:
-                data = file.read()
-            if answer.get("n_written") != len(data):
-                if not data:
-                    raise EngineError(
-                        f"the server saves its slots to another folder than {self._slots.path!r}"
-                    )
-                # A full disk costs the last bytes in silence, and a file without them ends the process.
-                raise EngineError("the server saved a slot, and not all of it is there: is the disk full?")
-            return data
+            return self._slots.taken(path, answer.get("n_written"))
         except OSError as error:
             raise EngineError(f"a slot file cannot be read: {error.strerror}") from error
         finally:

@@ -10,6 +10,7 @@ import shutil
 import struct
 import tempfile
 import uuid
+from typing import Any
 
 from lix_cache.errors import ConfigError, EngineError
 from lix_cache.storage.locks import FileLock, file_lock
@@ -95,6 +96,32 @@ class SlotFolder:
         if real != path:
             os.symlink(real, path)
         return path
+
+    def put(self, data: memoryview) -> str:
+        """Write a slot for the server to read, and return its path."""
+        path = self.new(len(data))
+        try:
+            with open(path, "r+b") as file:
+                file.write(data)
+        except BaseException:
+            self.remove(path)
+            raise
+        return path
+
+    def taken(self, path: str, written: Any) -> bytes:
+        """Return a slot that the server wrote.
+
+        Raises:
+            EngineError: it is not as long as the server says.
+        """
+        with open(path, "rb") as file:
+            data = file.read()
+        if written != len(data):
+            if not data:
+                raise EngineError(f"the server saves its slots to another folder than {self.path!r}")
+            # A full disk costs the last bytes in silence, and a file without them ends the process.
+            raise EngineError("the server saved a slot, and not all of it is there: is the disk full?")
+        return data
 
     def remove(self, path: str, *, again: bool = False) -> None:
         """Remove a file; ``again`` if the server may still write it, which makes it anew."""
