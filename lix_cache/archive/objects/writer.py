@@ -206,6 +206,9 @@ class ObjectWriter(ObjectReader):
             return wanted
         # The copy of a contested message may be anywhere.
         everywhere = contested or (state.doubts and any(turn.nonce in state.doubts for turn in wanted))
+        if not everywhere and wanted[0].id > state.newest:
+            # As almost every window: what it costs does not grow with the session.
+            return wanted
         parts = [part for part in state.parts if everywhere or part.last >= wanted[0].id]
         if not parts:
             return wanted
