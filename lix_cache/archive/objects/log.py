@@ -6,7 +6,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -108,6 +108,10 @@ class ShardLog:
     def state(self, session_id: str) -> State:
         """Return what is known of a session."""
         return self._looked_at(partial(self._state, session_id))
+
+    def states_of(self, session_ids: Sequence[str]) -> list[State]:
+        """Return what is known of some sessions, by one look."""
+        return self._looked_at(lambda: [self._state(session_id) for session_id in session_ids])
 
     def states(self, marks: int = 0) -> Iterator[tuple[str, State]]:
         """Yield every session that is known of, sorted by the bytes of the stored id.

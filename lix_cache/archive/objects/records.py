@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -368,13 +368,12 @@ def _get_parts(read: Reader) -> tuple[Part, ...]:
     count = read.varint()
     if count * _SMALLEST_PART > read.remaining:
         raise CodecError("more parts than there can be")
-    return tuple([_part(read.varint, read) for _ in range(count)])
+    return tuple([_part(read) for _ in range(count)])
 
 
-def _part(number: Callable[[], int], read: Reader) -> Part:
-    segment = number()
-    where = segment - 1 if segment else None
-    return Part(where, number(), number(), number(), _id(read), _id(read))
+def _part(read: Reader) -> Part:
+    segment, offset, length, turns = [read.varint() for _ in range(4)]
+    return Part(segment - 1 if segment else None, offset, length, turns, _id(read), _id(read))
 
 
 def _put_doubts(out: bytearray, doubts: Mapping[bytes, MessageId]) -> None:
