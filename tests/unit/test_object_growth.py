@@ -10,8 +10,9 @@ import pytest
 from lix_cache.archive.objects import snapshot
 from lix_cache.archive.objects.records import Part, Record, State, folded
 from lix_cache.archive.objects.tier import ObjectTier
+from lix_cache.archive.tombstones import Deletion, note_name
 from lix_cache.messages.turn import ZERO_ID, MessageId
-from tests.contract.cold_tier import turn
+from tests.contract.cold_tier import holding, turn
 from tests.fault.test_object_faults import Memory, tier_of
 
 
@@ -60,6 +61,14 @@ def test_a_state_of_a_snapshot_is_decoded_once_for_all_commits(monkeypatch: pyte
         move(tier, number)
     assert [len(state.parts) for state in read] == [4]
     assert len(tier._writable("s").state("s").parts) == 7
+
+
+def test_deletions_that_a_copy_brings_count_for_a_session_that_was_looked_at_before() -> None:
+    tier = tier_of(Memory())
+    assert tier._writable("s").state("s").deletion == Deletion()
+    tier.take_deletions({note_name("s"): Deletion(turn(5).id)})
+    with holding(tier):
+        assert tier.append_many_locked({"s": [turn(4), turn(6)]}) == {"s": 1}
 
 
 def test_the_largest_id_is_that_of_the_parts_however_the_state_came_about() -> None:

@@ -227,7 +227,10 @@ class ShardLog:
         """Return what a session was at the snapshot."""
         state = self._decoded.get(session_id)
         if state is None:
-            state = self._base.state(session_id) or self._inherited(session_id)
+            state = self._base.state(session_id)
+            if state is None:
+                # Not kept: a copy that is being made brings more.
+                return self._inherited(session_id)
             if len(self._decoded) >= _DECODED:
                 del self._decoded[next(iter(self._decoded))]
             self._decoded[session_id] = state
