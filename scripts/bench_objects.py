@@ -72,6 +72,8 @@ class Commits(NamedTuple):
         bare: of obstore alone, which puts the same bytes under another name in the same round.
         ratio: whole to bare, round by round.
         size: bytes of the object.
+        late: of this process besides, in the last eighth of the rounds.
+        frames: of a session by then.
     """
 
     whole: float
@@ -81,6 +83,8 @@ class Commits(NamedTuple):
     bare: float
     ratio: float
     size: float
+    late: float = 0
+    frames: int = 0
 
 
 def moved(bucket: ObjectBucket, store: Any, messages: int) -> tuple[Commits, Counter[str]]:
@@ -136,6 +140,8 @@ def moved(bucket: ObjectBucket, store: Any, messages: int) -> tuple[Commits, Cou
     del bucket.create
     patched.encode_frames = encode
     medians = Commits(*(statistics.median(column) for column in zip(*rounds, strict=True)))
+    late = statistics.median(one.work for one in rounds[-(len(rounds) // 8 or 1) :])
+    medians = medians._replace(late=late, frames=done // (len(sessions) * BATCH))
     return medians, Counter(bucket.requests) - before
 
 
@@ -196,7 +202,8 @@ def main() -> int:
     print(
         f"a commit of {ROUND} sessions: median {commit.whole * 1000:.1f} ms, of which its put of "
         f"{commit.size / 1000:.0f} kB {commit.put * 1000:.1f} ms, encoding {ROUND * BATCH} messages "
-        f"{commit.encoding * 1000:.1f} ms, our own work besides {commit.work * 1000:.1f} ms; "
+        f"{commit.encoding * 1000:.1f} ms, our own work besides {commit.work * 1000:.1f} ms "
+        f"({commit.late * 1000:.1f} in the last ones, with {commit.frames} frames a session); "
         f"{commit.ratio:.1f} times a bare put of the same bytes ({commit.bare * 1000:.1f} ms)"
     )
     print(f"a session brought back: {told(one)}, ${dollars(one) * 1e6:.2f} a million; ", end="")

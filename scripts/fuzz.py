@@ -271,6 +271,7 @@ def _kernels_encode(data: bytes) -> None:
         _check(native.encode_bytecode(data, 1 << 40) == coded, "the byte code is not the same")
         _check(native.encode_phrases(table, data) == pure.encode_phrases(table, data), "phrases differ")
         _check(native.encode_copies(table, data) == copies, "copies differ")
+        _check(native.count_repeats(data) == pure.count_repeats(data), "repeats differ")
 
 
 def _prefix(data: bytes) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from operator import sub
 from typing import Any
 
 from lix_cache.archive import times
 from lix_cache.archive.index import COLUMN_SECTION, VECTOR_SECTION, WORD_SECTION
 from lix_cache.errors import CodecError
 from lix_cache.messages.message import MAX_DEPTH, check_json, decode_json, encode_json
-from lix_cache.messages.turn import LARGEST_MS, NONCE_BYTES, MessageId, Turn, is_id_time
-from lix_cache.storage.varints import Reader, put_varint
+from lix_cache.messages.turn import LARGEST_MS, NONCE_BYTES, MessageId, Turn
+from lix_cache.storage.varints import Reader, put_varint, put_varints
 from lix_cache.vectors import Vector
 
 __all__ = ["check_ids", "decode_turns", "encode_turns"]
 
 ROLES = ("user", "assistant", "system", "tool", "function", "developer")
 ROLE, TEXT, TIME_ID, TIME, NO_METADATA, EXTRAS, VECTOR, NONCE = (1 << i for i in range(8))
+#: By which flags a key of a body is said in columns.
+_SAID_BY = {"role": ROLE, "content": TEXT, "timestamp": TIME_ID | TIME, "metadata": NO_METADATA}
 
 #: A turn's flags, and its role where it has one.
 Shape = tuple[int, str | None]
@@ -33,68 +35,78 @@ _NEXT, _ZERO, _ANY = 0, 1, 2
 
 def encode_turns(turns: Sequence[Turn]) -> tuple[bytes, bytes, bytes]:
     """Return the sections (columns, words, vectors) of turns sorted by id."""
-    split = [_split(turn) for turn in turns]
+    shapes: list[Shape] = []
+    moments: list[tuple[int, float]] = []
+    words: list[bytes] = []
+    vectors: list[Vector] = []
+    nonces: list[bytes] = []
+    for turn in turns:
+        flags, role, parts = _split(turn)
+        shapes.append((flags, role))
+        words += parts
+        if flags & TIME:
+            moments.append((turn.id.ms, turn.body["timestamp"]))
+        if turn.vector is not None:
+            vectors.append(turn.vector)
+        if turn.nonce is not None:
+            nonces.append(turn.nonce)
     columns = bytearray()
-    _put_shapes(columns, [shape for shape, _, _ in split])
+    _put_shapes(columns, shapes)
     if len(turns) > 1:
-        _put_ids(columns, turns)
-    times.put(
-        columns,
-        [
-            (turn.id.ms, turn.body["timestamp"])
-            for turn, ((flags, _), _, _) in zip(turns, split, strict=True)
-            if flags & TIME
-        ],
-    )
-    words = [part for _, text, extras in split for part in (text, extras) if part is not None]
+        _put_ids(columns, [turn.id for turn in turns])
+    times.put(columns, moments)
     # The last one takes what is left.
-    for part in words[:-1]:
-        put_varint(columns, len(part))
-    vectors = [turn.vector for turn in turns if turn.vector is not None]
+    put_varints(columns, map(len, words[:-1]))
     for vector in vectors:
         columns.append(vector.kind)
         put_varint(columns, vector.dim)
-    for turn in turns:
-        columns += turn.nonce or b""
-    return bytes(columns), b"".join(words), b"".join(vector.data for vector in vectors)
+    columns += b"".join(nonces)
+    return bytes(columns), b"".join(words), b"".join([vector.data for vector in vectors])
 
 
-def _split(turn: Turn) -> tuple[Shape, bytes | None, bytes | None]:
-    """Return (shape, text, extras) of one turn."""
-    flags = 0
-    role: str | None = None
-    text: bytes | None = None
-    rest: dict[str, Any] = {}
-    for key, value in turn.body.items():
-        if key == "role" and isinstance(value, str):
-            flags |= ROLE
-            role = value
-        elif key == "content" and isinstance(value, str):
-            flags |= TEXT
-            text = value.encode("utf-8", "surrogatepass")
-        elif key == "timestamp" and type(value) is float:
-            flags |= TIME_ID if is_id_time(value, turn.id) else TIME
-        elif key == "metadata" and value == {} and isinstance(value, dict):
-            flags |= NO_METADATA
-        else:
-            rest[key] = value
-    extras = encode_json(rest) if rest else None
-    if extras is not None:
+def _split(turn: Turn) -> tuple[int, str | None, list[bytes]]:
+    """Return a turn's flags and role, and what it has of text and extras."""
+    body = turn.body
+    flags = said = 0
+    words = []
+    role = body.get("role")
+    if isinstance(role, str):
+        flags = ROLE
+        said = 1
+    else:
+        role = None
+    text = body.get("content")
+    if isinstance(text, str):
+        flags |= TEXT
+        said += 1
+        words.append(text.encode("utf-8", "surrogatepass"))
+    moment = body.get("timestamp")
+    if type(moment) is float:
+        # What the id says need not be stored.
+        flags |= TIME_ID if moment == turn.id.timestamp else TIME
+        said += 1
+    metadata = body.get("metadata")
+    if isinstance(metadata, dict) and not metadata:
+        flags |= NO_METADATA
+        said += 1
+    if len(body) > said:
+        rest = {key: value for key, value in body.items() if not flags & _SAID_BY.get(key, 0)}
+        words.append(encode_json(rest))
         flags |= EXTRAS
     if turn.vector is not None:
         flags |= VECTOR
     if turn.nonce is not None:
         flags |= NONCE
-    return (flags, role), text, extras
+    return flags, role, words
 
 
-def _put_shapes(columns: bytearray, shapes: Sequence[Shape]) -> None:
+def _put_shapes(columns: bytearray, shapes: list[Shape]) -> None:
     listed = list(dict.fromkeys(shapes))
     count = len(listed)
     cycles = (
         count <= _MOST_IN_A_CYCLE
         and any(flags & (TEXT | EXTRAS) for flags, _ in listed)
-        and all(shape == listed[i % count] for i, shape in enumerate(shapes))
+        and shapes == (listed * (len(shapes) // count + 1))[: len(shapes)]
     )
     put_varint(columns, count << 1 | (not cycles))
     for flags, role in listed:
@@ -126,18 +138,18 @@ def _put_bits(columns: bytearray, numbers: Sequence[int], width: int) -> None:
         columns += packed.to_bytes((len(part) * width + 7) // 8, "little")
 
 
-def _put_ids(columns: bytearray, turns: Sequence[Turn]) -> None:
-    ids = [turn.id for turn in turns]
-    steps = [(ms - before, last, seq) for (before, last), (ms, seq) in pairwise(ids)]
-    if all(not ms and seq == last + 1 for ms, last, seq in steps):
+def _put_ids(columns: bytearray, ids: Sequence[MessageId]) -> None:
+    moments, numbers = zip(*ids, strict=True)
+    steps = list(map(sub, moments[1:], moments))
+    # No id stands twice.
+    if moments[0] == moments[-1] and numbers[-1] - numbers[0] == len(steps):
         columns.append(_NEXT)
-    elif all(ms and not seq for ms, _, seq in steps):
+    elif all(steps) and not any(numbers[1:]):
         columns.append(_ZERO)
-        for ms, _, _ in steps:
-            put_varint(columns, ms)
+        put_varints(columns, steps)
     else:
         columns.append(_ANY)
-        for ms, last, seq in steps:
+        for ms, last, seq in zip(steps, numbers, numbers[1:], strict=False):
             put_varint(columns, ms)
             put_varint(columns, seq if ms else seq - last)
 
@@ -284,7 +296,7 @@ def check_ids(ids: Sequence[MessageId]) -> None:
     Raises:
         CodecError: one of them is too large.
     """
-    if ids[-1].ms > LARGEST_MS or max(i.seq for i in ids) >= 1 << 64:
+    if ids[-1].ms > LARGEST_MS or max([seq for _, seq in ids]) >= 1 << 64:
         raise CodecError(f"an id beyond {LARGEST_MS}-{(1 << 64) - 1}")
 
 

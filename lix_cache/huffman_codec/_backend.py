@@ -37,6 +37,7 @@ class Kernel(NamedTuple):
     decode_phrases: Callable[[Dictionary, bytes, int], bytes]
     encode_copies: Callable[[Dictionary, bytes], bytes]
     decode_copies: Callable[[Dictionary, bytes, int], bytes]
+    count_repeats: Callable[[bytes], int]
 
 
 PURE = Kernel(
@@ -49,6 +50,7 @@ PURE = Kernel(
     _phrases.decode_phrases,
     _copies.encode_copies,
     _copies.decode_copies,
+    _copies.count_repeats,
 )
 
 
@@ -112,6 +114,7 @@ def _wrap(speedups: Any) -> Kernel:
         decode_phrases,
         encode_copies,
         decode_copies,
+        speedups.count_repeats,
     )
 
 

@@ -5,6 +5,7 @@
    _bytecode.py            encode_bytecode, decode_bytecode   _speedups_bytes.h
    _phrases.py             encode_phrases, decode_phrases     _speedups_phrases.h
    _copies.py              encode_copies, decode_copies       _speedups_copies.h
+   _copies.py              count_repeats                      _speedups_copies.h
    _dictionary.py        compile_table                      _speedups_phrases.h
 
    Where a header, a table or a number is wrong, a function returns None, and the Python function
@@ -642,6 +643,16 @@ encode_copies(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_
     return result;
 }
 
+static PyObject *
+count_repeats(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    const uint8_t *data;
+    size_t size;
+    if (get_bytes(argument, &data, &size) < 0)
+        return NULL;
+    return PyLong_FromSize_t(repeats_in(data, size));
+}
+
 static int
 copies_fit(const dictionary *Py_UNUSED(table), size_t size, Py_ssize_t wanted)
 {
@@ -664,6 +675,7 @@ static PyMethodDef methods[] = {
     {"decode_phrases", (PyCFunction)(void (*)(void))decode_phrases, METH_FASTCALL, NULL},
     {"encode_copies", (PyCFunction)(void (*)(void))encode_copies, METH_FASTCALL, NULL},
     {"decode_copies", (PyCFunction)(void (*)(void))decode_copies, METH_FASTCALL, NULL},
+    {"count_repeats", count_repeats, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

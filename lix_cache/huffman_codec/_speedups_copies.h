@@ -52,6 +52,30 @@ length_bits(unsigned length)
     return digits - 3 + (digits < 10) + digits - 1;
 }
 
+/* ------------------------------------------------------------------ whether there is much to copy */
+
+#define REPEATS_REACH 16384
+#define PLACE_FACTOR 0x9E3779B97F4A7C15u
+#define PLACE_BITS 14
+
+/* At how many places the next eight bytes stood before; less those whose room another place took. */
+static size_t
+repeats_in(const uint8_t *data, size_t n)
+{
+    uint16_t room[1 << PLACE_BITS] = {0};
+    size_t at, repeats = 0;
+    if (n > REPEATS_REACH)
+        n = REPEATS_REACH;
+    /* Room that is free says 0, and so does that of the first place: no other has its bytes and not its room. */
+    for (at = 1; at + 8 <= n; at++) {
+        uint64_t eight = load_be64(data + at);
+        uint16_t *slot = room + (eight * PLACE_FACTOR >> (64 - PLACE_BITS));
+        repeats += load_be64(data + *slot) == eight;
+        *slot = (uint16_t)at;
+    }
+    return repeats;
+}
+
 /* ------------------------------------------------------------------ where three bytes stood before */
 
 /* ``before`` of a position, both counted from ``base``, is the last one before it with the same three

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 from lix_cache.errors import CodecError
 
-__all__ = ["Reader", "put_varint"]
+__all__ = ["Reader", "put_varint", "put_varints"]
 
 _F64 = struct.Struct("<d")
 
@@ -17,6 +18,16 @@ def put_varint(out: bytearray, value: int) -> None:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     out.append(value)
+
+
+def put_varints(out: bytearray, values: Iterable[int]) -> None:
+    """Append several, without a call for each."""
+    append = out.append
+    for value in values:
+        while value > 0x7F:
+            append(value & 0x7F | 0x80)
+            value >>= 7
+        append(value)
 
 
 class Reader:

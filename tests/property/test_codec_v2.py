@@ -62,6 +62,7 @@ def test_both_kernels_write_the_same(data: bytes) -> None:
     assert native.encode_v1(data) == pure.encode_v1(data)
     assert native.encode_phrases(table(), data) == pure.encode_phrases(table(), data)
     assert native.encode_copies(table(), data) == pure.encode_copies(table(), data)
+    assert native.count_repeats(data) == pure.count_repeats(data)
     for limit in (0, len(data) // 2, len(data), 1 << 40):
         assert native.encode_bytecode(data, limit) == pure.encode_bytecode(data, limit)
 

@@ -17,6 +17,7 @@ import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from lix_cache import (
     HybridConversationCache,
     MissingExtra,
 )
-from lix_cache.archive import decoding, encoding, legacy
+from lix_cache.archive import codecs, decoding, encoding, legacy
 from lix_cache.archive import header as header_flow
 from lix_cache.archive import index as index_flow
 from lix_cache.archive.codecs import codec_by_id, packer
@@ -1327,6 +1328,35 @@ def test_the_smaller_of_phrases_and_deflate_is_kept(kernel: Kernel) -> None:  # 
     digits = "".join(f"{n * 7919 % 9973:04d}" for n in range(400)).encode()
     chosen, stored = packer("huffman").pack(digits)
     assert len(stored) <= min(len(HuffmanCodec.encode(digits)), len(codec_by_id(5).encode(digits)))
+
+
+NOISE = random.Random(3).randbytes(900)
+
+
+def test_deflate_is_asked_only_where_it_may_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    native_or_skip()
+    if _backend.kernel.name != "c":
+        pytest.skip("LIX_CACHE_PURE is set")
+    deflate, asked = codecs.DEFLATE, list[bytes]()
+
+    def encode(data: bytes) -> bytes:
+        asked.append(data)
+        return deflate.encode(data)
+
+    monkeypatch.setattr(codecs, "DEFLATE", replace(deflate, encode=encode))
+    talk = (
+        b"Thank you for calling. I would like to change the address of my order, because we are moving next "
+        b"week. Of course, what is the number of the order? It is on the first page of the letter that we "
+        b"sent you. I have it here, just a moment. There it is. And where shall we send it instead? To my "
+        b"sister, she lives around the corner and is at home most of the day. That is no problem at all, you "
+        b"will get a message as soon as it is on its way. Can I do anything else for you today? No, that was "
+        b"everything, have a nice evening!"
+    )
+    digits = "".join(f"{n * 7919 % 9973:04d}" for n in range(400)).encode()
+    for data in (talk, talk + digits, digits, NOISE, talk * 2, talk * 40):
+        _, stored = packer("huffman").pack(data)
+        assert len(stored) <= min(len(data), len(HuffmanCodec.encode(data)), len(deflate.encode(data)))
+    assert asked == [talk + digits, digits, NOISE, talk * 2, talk * 40]
 
 
 def test_a_patient_packer_finds_what_an_append_does_not_look_for() -> None:

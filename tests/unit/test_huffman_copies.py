@@ -11,6 +11,7 @@ import pytest
 from lix_cache import CodecError, HuffmanCodec
 from lix_cache.huffman_codec import _backend, _v2
 from lix_cache.huffman_codec._backend import Kernel
+from lix_cache.huffman_codec._copies import REPEATS_REACH
 from lix_cache.huffman_codec._dictionary import Dictionary
 from lix_cache.huffman_codec._numbers import write_varint
 from lix_cache.huffman_codec._phrases import BLOCK
@@ -137,6 +138,27 @@ def test_both_kernels_write_the_same(name: str) -> None:
     native = native_or_skip()
     data = COPIED[name]
     assert native.encode_copies(small(), data) == _backend.PURE.encode_copies(small(), data)
+
+
+def test_repeats_are_counted_where_eight_bytes_stood_before(kernel: Kernel) -> None:  # noqa: F811
+    for data, repeats in (
+        (b"", 0),
+        (b"abcdefg", 0),
+        (b"abcdefgh", 0),
+        (b"abcdefgh" * 3, 9),
+        (b"abcdefgh 1 abcdefgh 2 bcdefgh 3", 3),
+        (bytes(100), 92),
+        (NOISE[:900], 0),
+        # As far as it looks, and no further.
+        (bytes(REPEATS_REACH + 1), REPEATS_REACH - 8),
+        (NOISE[:REPEATS_REACH] + bytes(100), 0),
+    ):
+        assert kernel.count_repeats(data) == repeats
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_both_kernels_count_the_same_repeats(name: str) -> None:
+    assert native_or_skip().count_repeats(COPIED[name]) == _backend.PURE.count_repeats(COPIED[name])
 
 
 def test_copies_end_within_the_block_and_begin_anywhere(kernel: Kernel) -> None:  # noqa: F811

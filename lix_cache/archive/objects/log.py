@@ -6,7 +6,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -32,6 +32,8 @@ GRACE_SECONDS = 86_400.0
 SIDE_BY_SIDE = 7
 #: How often the newest snapshot is opened, because the one before was collected meanwhile.
 _OPENED_AGAIN = 5
+#: States of the snapshot that are kept decoded: a few commits of a daemon's.
+_DECODED = 128
 #: Sessions that changed since the snapshot, of which a page looks at once.
 _AT_ONCE = 64
 T = TypeVar("T")
@@ -84,6 +86,8 @@ class ShardLog:
         #: What the segments since the snapshot say of each session.
         self._since: dict[str, list[Record | State]] = {}
         self._numbers: dict[str, list[int]] = {}
+        #: What some sessions were at the snapshot: a commit asks for each of its own more than once.
+        self._decoded: dict[str, State] = {}
         self._recent = Recent(self._since.__getitem__)
         #: The stored ids in ``_since``, sorted, by how many segments were known then.
         self._names: tuple[int, list[str]] = (-1, [])
@@ -104,6 +108,10 @@ class ShardLog:
     def state(self, session_id: str) -> State:
         """Return what is known of a session."""
         return self._looked_at(partial(self._state, session_id))
+
+    def states_of(self, session_ids: Sequence[str]) -> list[State]:
+        """Return what is known of some sessions, by one look."""
+        return self._looked_at(lambda: [self._state(session_id) for session_id in session_ids])
 
     def states(self, marks: int = 0) -> Iterator[tuple[str, State]]:
         """Yield every session that is known of, sorted by the bytes of the stored id.
@@ -201,8 +209,11 @@ class ShardLog:
         news = self._since.get(session_id)
         if news is not None and isinstance(news[-1], State):
             return news[-1]
-        if packed is None:
-            state = self._base.state(session_id) or self._inherited(session_id)
+        if news is not None and isinstance(news[0], State):
+            # The snapshot's is as large as the session, and every commit would decode it.
+            state = news[0]
+        elif packed is None:
+            state = self._before(session_id)
         else:
             is_packed = session_id in packed
             state = self._base.decoded(packed[session_id]) if is_packed else self._inherited(session_id)
@@ -210,6 +221,19 @@ class ShardLog:
             state = one if isinstance(one, State) else folded(state, one, number)
         if news is not None:
             self._since[session_id], self._numbers[session_id] = [state], [-1]
+        return state
+
+    def _before(self, session_id: str) -> State:
+        """Return what a session was at the snapshot."""
+        state = self._decoded.get(session_id)
+        if state is None:
+            state = self._base.state(session_id)
+            if state is None:
+                # Not kept: a copy that is being made brings more.
+                return self._inherited(session_id)
+            if len(self._decoded) >= _DECODED:
+                del self._decoded[next(iter(self._decoded))]
+            self._decoded[session_id] = state
         return state
 
     def _sync(self) -> None:
@@ -294,6 +318,7 @@ class ShardLog:
         self._next = self._looked = header.number
         self._since.clear()
         self._numbers.clear()
+        self._decoded.clear()
         self._recent.clear()
         self._names = (-1, [])
 

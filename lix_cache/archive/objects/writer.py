@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 
 from lix_cache.archive.doubts import doubts_about
 from lix_cache.archive.encoding import TURNS_PER_FRAME, WHOLE_FRAME_BYTES, encode_frames
@@ -22,6 +23,7 @@ from lix_cache.storage.parallel import side_by_side
 __all__ = ["ObjectWriter"]
 
 NOTHING_AGAIN = Settled({}, ())
+_BY_ID = attrgetter("id")
 #: Makes of a session's state another one; the state itself if there is nothing to change.
 Change = Callable[[State, Commit], State]
 
@@ -106,7 +108,8 @@ class ObjectWriter(ObjectReader):
 
         try:
             # A lease may have ended since we looked.
-            if any(shard.state(one).token != self._token(one) for one in session_ids):
+            known = zip(session_ids, shard.states_of(session_ids), strict=True)
+            if any(state.token != self._token(one) for one, state in known):
                 shard.synced()
             self.counters.update(("appends",) * self._commit(shard, decide))
         except LixCacheError as error:
@@ -151,7 +154,7 @@ class ObjectWriter(ObjectReader):
             own = doubts_about(fresh) if contested is True else doubts_about(fresh, named, state.doubts)
             made.records += first
             at_ms = self._now_ms()
-            come = sorted((*again.first, *fresh), key=lambda turn: turn.id)
+            come = sorted((*again.first, *fresh), key=_BY_ID)
             parts = made.parts(encode_frames(come, EMPTY, at_ms, self._codec), come) if come else ()
             if again.doubts:
                 # One record: a crash leaves one copy of each.
@@ -206,6 +209,9 @@ class ObjectWriter(ObjectReader):
             return wanted
         # The copy of a contested message may be anywhere.
         everywhere = contested or (state.doubts and any(turn.nonce in state.doubts for turn in wanted))
+        if not everywhere and wanted[0].id > state.newest:
+            # As almost every window: what it costs does not grow with the session.
+            return wanted
         parts = [part for part in state.parts if everywhere or part.last >= wanted[0].id]
         if not parts:
             return wanted
