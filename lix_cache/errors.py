@@ -263,7 +263,14 @@ class ArchiveBusy(ArchiveError, TimeoutError):
 
 
 class ArchiveUnavailable(ArchiveError, OSError):
-    """The operating system refused: disk full, no permission, not a directory."""
+    """Storage refuses or is away: a disk is full, a permission is missing, an object store does not answer.
+
+    Attributes:
+        unanswered: the kind of the request (``get``, ``put``, ``delete``, ``list``) that an object store did
+            not answer: what it asked for may be done. Empty where it answered, or nothing was sent.
+    """
+
+    unanswered: str = ""
 
 
 class MissingDictionary(ArchiveError, LookupError):

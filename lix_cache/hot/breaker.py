@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from lix_cache.circuit import Circuit, PlainBreaker
 from lix_cache.clock import Clock
 from lix_cache.errors import RedisAuthError, RedisDatabaseError, RedisUnavailable
 from lix_cache.hot.probe import READS_ONLY
@@ -18,51 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["Breaker", "PlainBreaker", "breaker_for", "new_breaker"]
 
 
-_CLOSED = float("-inf")
-
 #: Codes of errors after which the same server may serve the next command: it takes no writes, a slot is about
 #: to leave it, or this user may not send this command.
 _SERVES_OTHERS = READS_ONLY | {"MOVED", "ASK", "TRYAGAIN", "NOPERM"}
 
 
-class _Circuit:
-    """Is open for a moment.
-
-    Args:
-        seconds: how long it stays open after a failure.
-        clock: monotonic time.
-    """
-
-    def __init__(self, seconds: float, clock: Clock) -> None:
-        self._seconds = seconds
-        self._clock = clock
-        self._open_until = _CLOSED
-
-    @property
-    def is_open(self) -> bool:
-        # Closed, as it nearly always is, no clock is asked: every command looks here.
-        return self._open_until != _CLOSED and self._clock.monotonic() < self._open_until
-
-    @property
-    def seconds_left(self) -> float:
-        """How long it stays open from now on."""
-        return max(0.0, self._open_until - self._clock.monotonic())
-
-    def _trip(self) -> None:
-        self._open_until = self._clock.monotonic() + self._seconds
-
-    def reset(self) -> None:
-        self._open_until = _CLOSED
-
-
-class PlainBreaker(_Circuit):
-    """A breaker of something else than a Redis server: its owner says when it opens."""
-
-    def trip(self) -> None:
-        self._trip()
-
-
-class Breaker(_Circuit):
+class Breaker(Circuit):
     """Remembers for a moment that a Redis server did not answer, so that not every caller waits to find out.
 
     Args:

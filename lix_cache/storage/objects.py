@@ -12,13 +12,16 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote
+from weakref import WeakValueDictionary
 
 from lix_cache.config.places import check_url, is_url
 from lix_cache.errors import ArchiveUnavailable, ConfigError, MissingExtra
 from lix_cache.storage.files import Files
 from lix_cache.storage.opening import try_folder
+from lix_cache.storage.presence import Presence
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -32,6 +35,10 @@ _RETRY_SECONDS = 20
 #: A file without a name of its own that is older was left by a process that died.
 _ORPHAN_SECONDS = 86_400.0
 _UNNAMED = ".tmp"
+#: What an error of obstore says where no answer came, or not all of it.
+_UNANSWERED = re.compile(
+    r"HttpError \{\s+kind: (?:Timeout|Connect|Request|Interrupted)|connection was not ready"
+)
 _NO_BUCKET = re.compile(r"<Code>(?:NoSuchBucket|ContainerNotFound)</Code>|bucket does not exist")
 #: What is said in an error of obstore, and what to do about it; the first that is found.
 _CAUSES = (
@@ -48,6 +55,10 @@ _CAUSES = (
     (
         re.compile("kind: Connect|ConnectionRefused|dns error"),
         "nothing answers at its endpoint: look at AWS_ENDPOINT in the environment, and at the network",
+    ),
+    (
+        re.compile("kind: Timeout"),
+        "it did not answer in time: look at the network, and at how the store itself is",
     ),
     (
         re.compile("InvalidPath|Encountered (?:empty|illegal)"),
@@ -111,13 +122,18 @@ class ObjectBucket:
         store: of obstore.
         root: what all names begin with.
         location: names the bucket and the root.
+        presence: shared with others that ask the same store; None for one of its own.
     """
 
-    def __init__(self, store: ObjectStore, root: str, location: str) -> None:
+    def __init__(
+        self, store: ObjectStore, root: str, location: str, presence: Presence | None = None
+    ) -> None:
         self.location = location
         self.requests: Counter[str] = Counter()
         self._store = store
-        self._root = root.strip("/") + "/" if root.strip("/") else ""
+        self._root = _start(root)
+        # Of no method of its own: it lives as long as this one does, and a circle would outlive both.
+        self._presence = presence or Presence(partial(_is_there, store, self._root))
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
         import obstore
@@ -190,27 +206,53 @@ class ObjectBucket:
     def _sent(self, kind: str, name: str, call: Callable[[], T]) -> T:
         from obstore.exceptions import BaseError
 
+        self._presence.check()
         self.requests.update((kind,))
         try:
-            return call()
+            found = call()
         except FileNotFoundError as error:
+            self._presence.answers()
             # A bucket that is not there is no archive without messages; and a put makes what is not there.
             if kind == "put" or _NO_BUCKET.search(str(error)):
-                _refused(error, kind, name)
+                raise _refused(error, kind, name) from None
             raise
         except (BaseError, OSError) as error:
-            _refused(error, kind, name)
+            refused = _refused(error, kind, name)
+            if refused.unanswered:
+                self._presence.fails(str(refused))
+            raise refused from None
+        self._presence.answers()
+        return found
 
 
-def _refused(error: Exception, kind: str, name: str) -> NoReturn:
+def _start(root: str) -> str:
+    return root.strip("/") + "/" if root.strip("/") else ""
+
+
+def _is_there(store: ObjectStore, root: str) -> bool:
+    """Ask for something small; whether the store answered, if only to refuse."""
+    import obstore
+    from obstore.exceptions import BaseError
+
+    try:
+        # Each time another name: one part of a store may be down, and the rest of it answers.
+        obstore.head(store, f"{root}probe-{uuid.uuid4().hex}")
+    except (BaseError, OSError) as error:
+        return not _UNANSWERED.search(str(error))
+    return True
+
+
+def _refused(error: Exception, kind: str, name: str) -> ArchiveUnavailable:
     # Not its words: they may hold what was sent, with a signature or a token.
     text = str(error)
     status = re.search(r"\b(?:status|code|error)\D{0,20}?([45]\d\d)\b", text, re.IGNORECASE)
     said = f" ({status[1]})" if status else ""
     advice = next((advice for sign, advice in _CAUSES if sign.search(text)), _LOOK)
-    raise ArchiveUnavailable(
+    refused = ArchiveUnavailable(
         f"the object store did not {kind} {name!r}: {type(error).__name__}{said}; {advice}"
-    ) from None
+    )
+    refused.unanswered = kind if _UNANSWERED.search(text) else ""
+    return refused
 
 
 class FolderBucket:
@@ -334,4 +376,14 @@ def open_bucket(url: str, files: Files | None = None) -> Bucket:
         store = obstore.store.from_url(f"{scheme}://{bucket}", retry_config=retry)
     except Exception as error:  # noqa: BLE001 - of whatever kind: it is about the settings; its text may quote them
         raise ConfigError(f"the object store cannot be used: {type(error).__name__}") from None
-    return ObjectBucket(store, root, url.rstrip("/"))
+    return ObjectBucket(store, root, url.rstrip("/"), _presence_at(f"{scheme}://{bucket}", store, root))
+
+
+#: By the bucket and the environment, of which a client is made.
+_presences: WeakValueDictionary[tuple[str, int], Presence] = WeakValueDictionary()
+
+
+def _presence_at(bucket: str, store: ObjectStore, root: str) -> Presence:
+    """Return the presence that all clients of a bucket share, as long as there is one of them."""
+    made = Presence(partial(_is_there, store, _start(root)))
+    return _presences.setdefault((bucket, hash(frozenset(os.environ.items()))), made)

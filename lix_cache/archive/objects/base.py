@@ -194,8 +194,6 @@ class ObjectBase:
 
     def _claimed(self, session_id: str, token: bytes) -> bool:
         shard = self._writable(session_id)
-        if shard.state(session_id).token:
-            shard.synced()
         was_taken = False
 
         def decide() -> Commit:
@@ -204,7 +202,12 @@ class ObjectBase:
             was_taken = bool(there) and not self._tokens.is_dead(session_id, there)
             return Commit([] if was_taken else [Record(session_id, self._now_ms(), token=token)])
 
-        shard.commit(decide)
+        def commit() -> bool:
+            if shard.state(session_id).token:
+                shard.synced()
+            return shard.commit(decide)
+
+        shard.in_turn(commit, commits=True)
         return not was_taken
 
     def _forget_lease(self, lease: ObjectLease) -> None:

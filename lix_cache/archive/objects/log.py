@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from lix_cache.archive.catalogue import Place
 from lix_cache.archive.objects import layout, segment, snapshot
@@ -37,6 +37,14 @@ _DECODED = 128
 #: Sessions that changed since the snapshot, of which a page looks at once.
 _AT_ONCE = 64
 T = TypeVar("T")
+
+
+class _Silence(NamedTuple):
+    """A request that got no answer: which one it was of all, of what kind, and what was said."""
+
+    number: int = 0
+    kind: str = ""
+    text: str = ""
 
 
 class ShardLog:
@@ -77,6 +85,7 @@ class ShardLog:
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
+        self._silence = _Silence()
         self._is_known = False
         self._next = self._looked = 0
         self._is_deciding = False
@@ -97,8 +106,7 @@ class ShardLog:
 
     def synced(self) -> None:
         """Learn what others have committed until now: one request where there is nothing new."""
-        with self._held():
-            self._sync()
+        self.in_turn(self._sync)
 
     def start_over(self) -> None:
         """Forget what is known: the next look begins with the newest snapshot."""
@@ -194,9 +202,33 @@ class ShardLog:
 
     def pending(self) -> list[str]:
         """Return the sessions that are marked as pending. Reads no state."""
-        with self._held():
+
+        def look() -> list[str]:
             self._sync()
             return list(self._pending)
+
+        return self.in_turn(look)
+
+    def in_turn(self, ask: Callable[[], T], *, commits: bool = False) -> T:
+        """Ask the store something, alone; or fail as the one did who was waited for, if there was no answer.
+
+        Else all who wait would find that out one after the other, each after the time that a request has.
+        What was refused to another is his own affair; and a put that is lost says nothing of reading.
+        """
+        before = self._silence
+        with self._held():
+            met = self._silence
+            if met.number > before.number and (commits or met.kind != "put"):
+                raise ArchiveUnavailable(
+                    f"another call to shard {self.number} got no answer, and nothing was asked for this one: "
+                    f"{met.text}"
+                )
+            try:
+                return ask()
+            except ArchiveUnavailable as error:
+                if error.unanswered:
+                    self._silence = _Silence(met.number + 1, error.unanswered, str(error))
+                raise
 
     def _held(self) -> threading.RLock:
         if self._pid != os.getpid():

@@ -78,43 +78,45 @@ class Shard(ShardLog):
         Raises:
             ArchiveUnavailable: the store refuses or does not answer: then it may have been done.
         """
-        with self._held():
-            if not self._is_known:
+        return self.in_turn(partial(self._commit, decide, is_known), commits=True)
+
+    def _commit(self, decide: Callable[[], Commit], is_known: bool) -> bool:
+        if not self._is_known:
+            self._sync()
+            is_known = True
+        refused = 0
+        while True:
+            try:
+                self._is_deciding = True
+                made = decide()
+            except SnapshotGone:
+                self._is_known = False
                 self._sync()
                 is_known = True
-            refused = 0
-            while True:
-                try:
-                    self._is_deciding = True
-                    made = decide()
-                except SnapshotGone:
-                    self._is_known = False
-                    self._sync()
-                    is_known = True
-                    continue
-                finally:
-                    self._is_deciding = False
-                if not made.records:
-                    if is_known:
-                        return False
-                    # Nothing to do, by what may be outdated.
-                    known = self._next
-                    self._sync()
-                    if self._next == known:
-                        return False
-                    is_known = True
-                    continue
-                number = self._next
-                if self._put(made):
-                    break
-                self._counters.update(("object_conflicts",))
+                continue
+            finally:
+                self._is_deciding = False
+            if not made.records:
+                if is_known:
+                    return False
+                # Nothing to do, by what may be outdated.
+                known = self._next
                 self._sync()
+                if self._next == known:
+                    return False
                 is_known = True
-                # Another was first only if there is something new.
-                refused = 0 if self._next != number else refused + 1
-                self._wait_after(refused)
-            self._shorten()
-            return True
+                continue
+            number = self._next
+            if self._put(made):
+                break
+            self._counters.update(("object_conflicts",))
+            self._sync()
+            is_known = True
+            # Another was first only if there is something new.
+            refused = 0 if self._next != number else refused + 1
+            self._wait_after(refused)
+        self._shorten()
+        return True
 
     def _wait_after(self, refused: int) -> None:
         """Wait before a put is tried again that was refused although nothing is there."""
@@ -137,8 +139,8 @@ class Shard(ShardLog):
         try:
             is_ours = self._bucket.create(name, data)
         except ArchiveUnavailable:
-            # Only its answer may be lost.
-            if not self._has(number, nonce):
+            # Only its answer may be lost. Where that cannot be seen either, it may be done.
+            if not self._is_seen(number, nonce):
                 raise
             is_ours = True
         if not is_ours and not self._has(number, nonce):
@@ -152,6 +154,12 @@ class Shard(ShardLog):
     def _has(self, number: int, nonce: bytes) -> bool:
         found = self._read(number)
         return found is not None and found.nonce == nonce
+
+    def _is_seen(self, number: int, nonce: bytes) -> bool:
+        try:
+            return self._has(number, nonce)
+        except ArchiveUnavailable:
+            return False
 
     def _was_passed_by(self, number: int) -> bool:
         # The name was free again because all before a snapshot had been collected.

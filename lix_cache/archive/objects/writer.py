@@ -106,12 +106,15 @@ class ObjectWriter(ObjectReader):
                     results[session_id] = error
             return made
 
-        try:
+        def commit() -> bool:
             # A lease may have ended since we looked.
             known = zip(session_ids, shard.states_of(session_ids), strict=True)
             if any(state.token != self._token(one) for one, state in known):
                 shard.synced()
-            self.counters.update(("appends",) * self._commit(shard, decide))
+            return self._commit(shard, decide)
+
+        try:
+            self.counters.update(("appends",) * shard.in_turn(commit, commits=True))
         except LixCacheError as error:
             own = {one: found for one, found in results.items() if isinstance(found, LixCacheError)}
             return {**dict.fromkeys(session_ids, error), **own}
@@ -270,7 +273,6 @@ class ObjectWriter(ObjectReader):
     def _change(self, session_id: str, change: Change, *, told: bool = True) -> bool:
         """Commit what a session is from now on; False if that is what it was."""
         shard = self._writable(session_id)
-        holds = shard.state(session_id).token == self._token(session_id) != b""
 
         def decide() -> Commit:
             before = shard.state(session_id)
@@ -284,9 +286,12 @@ class ObjectWriter(ObjectReader):
             made.records.append(Record(session_id, self._now_ms(), state=after))
             return made
 
-        if not holds:
-            shard.synced()
-        changed = self._commit(shard, decide, is_known=True)
+        def commit() -> bool:
+            if not shard.state(session_id).token == self._token(session_id) != b"":
+                shard.synced()
+            return self._commit(shard, decide, is_known=True)
+
+        changed = shard.in_turn(commit, commits=True)
         if changed and told:
             self.changes.note(session_id)
         return changed
