@@ -192,12 +192,10 @@ class AsyncDriver:
         first: tuple[Node, Any] | None = None
         if node is not None:
             try:
-                answers = await self._pool_of(node).ask(packed((command,)), opened=opened)
+                answers = await self._pool_of(node).ask(packed((command,)), opened=routes.fence(opened))
                 if type(command) is ScriptCall and not isinstance(answers[0], Exception):
                     return answers
                 first = node, answers
-            except NewConnection:
-                raise
             except Exception as error:  # noqa: BLE001 - the flow decides what to do with it
                 first = node, as_answer(error)
         return await self._routed((command,), opened, call.replica_ms, first)

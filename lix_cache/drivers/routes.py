@@ -5,6 +5,9 @@ and ASK name the node), and what it cannot do yet is sent again (TRYAGAIN), unti
 over. So is what a cluster that is down refuses (CLUSTERDOWN), as long as a replica is taking over; else it is
 given up soon, because that may last and each call would wait. A command whose connection broke is not sent
 again here: it may have been done, and the flow that sent it decides what to make of that.
+
+Sentinel moves no one: a master that was down comes back as one, until it is told otherwise. So the sentinels are
+asked behind each new connection, before anything is sent on it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.drivers.commands import packed, wait_for_replica, with_replicas
 from lix_cache.effects import Flow, NodeAsk, NodeAsks, RedisCall, Sleep
 from lix_cache.errors import RedisError, RedisUnavailable
-from lix_cache.hot.connections import NewConnection
+from lix_cache.hot.connections import NewConnection, next_number
 from lix_cache.hot.slots import (
     Node,
     Nodes,
@@ -85,16 +88,20 @@ class _Round:
         again: commands to be sent again.
         elsewhere: those that are sent again only if their slot has another owner than this.
         down: those that are sent again for as long as the cluster is waited for, or the owner is another.
+        unvouched: those that are sent once a sentinel has named the server.
         waits: not at once.
+        opened: see :meth:`Routes.answers`.
         waits_for_replica: after each answer comes how many replicas have it.
     """
 
-    def __init__(self, replies: list[Any], *, waits_for_replica: bool) -> None:
+    def __init__(self, replies: list[Any], opened: int | None, *, waits_for_replica: bool) -> None:
         self.replies = replies
+        self.opened = opened
         self.waits_for_replica = waits_for_replica
         self.again: list[_Todo] = []
         self.elsewhere: list[tuple[_Todo, Node]] = []
         self.down: list[tuple[_Todo, Node | None]] = []
+        self.unvouched: list[_Todo] = []
         self.waits = False
 
 
@@ -122,6 +129,13 @@ class Routes:
         if call.opened is not None and nodes.moved_since(slot, call.opened) is not None:
             return None
         return nodes.owners[slot]
+
+    def fence(self, opened: int | None) -> int | None:
+        """Return the number of the newest connection that may be used, of a caller who said one, or none."""
+        looked = self.nodes.looked
+        if looked is None or opened is None:
+            return looked if opened is None else opened
+        return min(looked, opened)
 
     def answers(
         self,
@@ -154,16 +168,17 @@ class Routes:
         replies: list[Any] = [None] * len(todo)
         tries = 0
         while True:
-            one = _Round(replies, waits_for_replica=replica_ms is not None)
+            one = _Round(replies, opened, waits_for_replica=replica_ms is not None)
             if first is not None:
                 groups, results, first = {first[0]: todo}, [first[1]], None
             else:
                 groups = self._grouped(todo, opened, one)
-                asks = [_ask(node, group, opened, replica_ms) for node, group in groups.items()]
+                fence = self.fence(opened)
+                asks = [_ask(node, group, fence, replica_ms) for node, group in groups.items()]
                 results = yield NodeAsks(asks)
             for (node, group), result in zip(groups.items(), results, strict=True):
                 self._sort(node, group, result, one)
-            if not one.again and not one.elsewhere and not one.down:
+            if not (one.again or one.elsewhere or one.down or one.unvouched):
                 break
             todo = yield from self._left(one, began)
             # Requests and looks take their time too: a node that does not answer holds up each of them.
@@ -216,6 +231,7 @@ class Routes:
             self._failed(node, group, result, one)
             return
         answers = iter(result)
+        is_master = True
         for command in group:
             if command.is_asking:
                 next(answers)
@@ -225,9 +241,17 @@ class Routes:
             one.replies[command.at] = answer
             if isinstance(answer, Exception):
                 self._refused(node, command, answer, one)
+                is_master = is_master and reply_code(answer) != "READONLY"
+            elif not is_master and not command.is_fixed:
+                # What a replica read may be old, or not there yet.
+                one.elsewhere.append((command, node))
 
     def _failed(self, node: Node, group: list[_Todo], error: Exception, one: _Round) -> None:
         if isinstance(error, NewConnection):
+            if one.opened is None or error.number <= one.opened:
+                self.nodes.doubted = node
+                one.unvouched += group
+                return
             # Another than that among the results, which would refer to itself by where it went.
             raise NewConnection(error.number)
         ours = _of(node, error)
@@ -280,8 +304,13 @@ class Routes:
         """Return what is to be sent again, by what the nodes say now of who has which slot."""
         if not self.nodes.is_stale:
             return one.again
-        yield from self._look(is_down=bool(one.down))
+        trouble = yield from self._look(is_down=bool(one.down))
         left = one.again
+        for command in one.unvouched:
+            if trouble is None:
+                command.node = None
+                left.append(command)
+            one.replies[command.at] = trouble
         if one.down:
             one.waits = True
             is_given_up = self._gives_up(began)
@@ -310,7 +339,7 @@ class Routes:
         """
         trouble: RedisError | None = None
         said: list[Range] = []
-        now = self.nodes.owners[0]
+        now, asked = self.nodes.owners[0], next_number()
         for node in self.nodes.askable():
             words = (self._where(), ("CLUSTER", "NODES")) if is_down else (self._where(),)
             (result,) = yield NodeAsks([NodeAsk(node, packed(words), len(words))])
@@ -333,7 +362,7 @@ class Routes:
                 break
             # A sentinel that has not yet heard of another master: the next may have.
         if said:
-            self.nodes.take(said)
+            self.nodes.take(said, asked)
             return None
         return trouble
 

@@ -43,6 +43,7 @@ def _pool_arguments(endpoint: Endpoint) -> dict[str, Any]:
         # A thread that finds every connection in use waits for one instead of failing.
         "timeout": endpoint.timeout,
         "protocol": 2,
+        "of_master": endpoint.part_of == "sentinel",
     }
     if endpoint.scheme == "unix":
         arguments["path"] = endpoint.path

@@ -27,7 +27,7 @@ from lix_cache.hot.connections import next_number
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["CONNECTIONS", "Greeting", "Loan", "Places"]
+__all__ = ["CONNECTIONS", "Greeting", "Loan", "Places", "check_is_master"]
 
 
 #: How often who waits looks for places that were freed without a word, in seconds.
@@ -55,9 +55,37 @@ class Greeting:
         self.number = next_number()
         self.greeted = True
 
+    def greet_master(self) -> None:
+        """Greet a server that Sentinel named, and part from one that is a replica.
+
+        Raises:
+            redis.ReadOnlyError: it is one: what it has may be old. A sentinel may not have heard of it yet.
+        """
+        it: Any = self
+        it.on_connect()
+        it.send_command("HELLO", check_health=False)
+        try:
+            said = it.read_response()
+        except redis.ResponseError:
+            said = ()  # a user who may not ask: the first write tells
+        check_is_master(said)
+        self.number = next_number()
+        self.greeted = True
+
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
         self.greeted = False
         super().disconnect(*args, **kwargs)  # type: ignore[misc]
+
+
+def check_is_master(said: Any) -> None:
+    """Look at what a server answered to HELLO.
+
+    Raises:
+        redis.ReadOnlyError: it says that it is a replica.
+    """
+    facts = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
+    if facts.get(b"role", facts.get("role")) in (b"replica", "replica"):
+        raise redis.ReadOnlyError("READONLY it has become a replica")
 
 
 class Loan:

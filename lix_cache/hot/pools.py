@@ -17,7 +17,7 @@ import redis.asyncio
 from redis.exceptions import ResponseError
 
 from lix_cache.hot.connections import NewConnection, next_number
-from lix_cache.hot.places import Greeting, Loan, Places
+from lix_cache.hot.places import Greeting, Loan, Places, check_is_master
 from lix_cache.hot.wire import Packer
 
 if sys.version_info >= (3, 11):
@@ -46,12 +46,14 @@ class Pool(redis.ConnectionPool):
 
     Args:
         timeout: how long to wait for a connection, in seconds.
+        of_master: refuse a server that is a replica.
     """
 
-    def __init__(self, *, timeout: float, **kwargs: Any) -> None:
+    def __init__(self, *, timeout: float, of_master: bool = False, **kwargs: Any) -> None:
         self.timeout = timeout
         # Not the connection's own greeting: after this one it is known to have ended.
-        super().__init__(redis_connect_func=Greeting.greet, command_packer=Packer, **kwargs)
+        greet = Greeting.greet_master if of_master else Greeting.greet
+        super().__init__(redis_connect_func=greet, command_packer=Packer, **kwargs)
 
     def __repr__(self) -> str:
         return _named(self)
@@ -194,6 +196,18 @@ async def _agreet(connection: Any) -> None:
     connection.number = next_number()
 
 
+async def _agreet_master(connection: Any) -> None:
+    """See :meth:`Greeting.greet_master`."""
+    await connection.on_connect()
+    await connection.send_command("HELLO", check_health=False)
+    try:
+        said = await connection.read_response()
+    except ResponseError:
+        said = ()
+    check_is_master(said)
+    connection.number = next_number()
+
+
 def _answer(connection: Any) -> Any:
     try:
         return connection.read_response()
@@ -261,8 +275,8 @@ class AsyncPool(redis.asyncio.BlockingConnectionPool):
     in the pool stay taken, so both ways share one limit.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(redis_connect_func=_agreet, **kwargs)
+    def __init__(self, *, of_master: bool = False, **kwargs: Any) -> None:
+        super().__init__(redis_connect_func=_agreet_master if of_master else _agreet, **kwargs)
         self._ready: list[Any] = []
 
     def __repr__(self) -> str:

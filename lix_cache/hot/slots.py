@@ -100,6 +100,8 @@ class Nodes:
         doubted: a node that did not answer, or serves no slots any more, since the map was last read.
         promoted: a node that serves slots since then.
         generation: how often the masters have changed, from 1 on.
+        looked: behind Sentinel, the number since when no sentinel was asked: a connection that is newer may
+            be to a server that came back as the master that it was. None in a cluster, whose nodes know.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -112,6 +114,7 @@ class Nodes:
         self.doubted: Node | None = None
         self.promoted: Node | None = None
         self.generation = 1
+        self.looked: int | None = None if self.is_cluster else 0
         self._silent: set[Node] = set()
         # By slot: connections up to this number know nothing of the node that serves it now.
         self._moved: dict[int, int] = {}
@@ -140,8 +143,13 @@ class Nodes:
         number = self._moved.get(slot, 0) if self._moved else 0
         return number if number > opened else None
 
-    def take(self, ranges: Sequence[Range]) -> None:
-        """Take over what a node says of all slots."""
+    def take(self, ranges: Sequence[Range], asked: int = 0) -> None:
+        """Take over what a node says of all slots.
+
+        Args:
+            ranges: what it says.
+            asked: a number from before it was asked.
+        """
         owners: list[Node | None] = [None] * len(self.owners)
         for first, last, host, port in ranges:
             owners[first : last + 1] = [self._node(host, port)] * (last + 1 - first)
@@ -158,6 +166,8 @@ class Nodes:
             self.generation += 1
             self.masters = masters
         self.doubted = self.promoted = None
+        if self.looked is not None:
+            self.looked = asked
 
     @property
     def is_stale(self) -> bool:

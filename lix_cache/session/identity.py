@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
-from lix_cache.errors import ArchiveError, ArchiveMismatch
+from lix_cache.errors import ArchiveError, ArchiveMismatch, RedisUnavailable
 from lix_cache.hot.layout import claim_archive, put_archive
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def agree_on_archive(store: SessionStore, found: bytes | str | None, *, notes: b
                 return True
             made = yield DiskCall(partial(_new_note, store), waits=True)
             _, found = yield RedisBatch(claim_archive(keys, made))
+            if found is None:
+                raise RedisUnavailable("Redis has forgotten at once which archive is in use")
             noted = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
             own = yield DiskCall(cold.archive_id)
         archive, _, token = noted.partition(" ")
