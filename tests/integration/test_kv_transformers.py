@@ -16,7 +16,6 @@ import pytest
 from lix_cache import kv
 from lix_cache.errors import ConfigError, EngineError, InvalidInput
 from lix_cache.kv.engine import Halt, Options
-from lix_cache.kv.engines import transformers as engines
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
 from lix_cache.kv.tensors import Tensor
@@ -54,15 +53,7 @@ def resumed(engine: Any, store: KvStore, **options: Any) -> LocalModel:
 LONG = conversation(40)
 
 
-@pytest.fixture(params=["in torch's memory", "in numpy's"])
-def joined(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small states be joined as large ones are, too."""
-    if request.param == "in numpy's":
-        monkeypatch.setattr(engines, "_HUGE", 0)
-
-
 @pytest.mark.promise("right-answer")
-@pytest.mark.usefixtures("joined")
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_a_restored_state_is_bit_equal(engine: Any, shared_dir: Path, dtype: str) -> None:
     engine = engine if dtype == "auto" else transformers_engine(shared_dir, dtype=dtype)
@@ -82,7 +73,6 @@ def test_a_restored_state_is_bit_equal(engine: Any, shared_dir: Path, dtype: str
 
 
 @pytest.mark.promise("right-answer")
-@pytest.mark.usefixtures("joined")
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 599, 600])
 def test_a_state_that_was_not_stepped_since_it_was_restored_is_cut_and_exported(
     engine: Any, count: int

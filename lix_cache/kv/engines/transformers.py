@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -37,8 +36,6 @@ _DTYPES = {
     "bool": "BOOL",
     "uint8": "U8",
 }
-#: From so many bytes on numpy asks for huge pages: fresh memory page by page costs more than filling it.
-_HUGE = 4 << 20
 _WEIGHTS = ("auto", "bfloat16", "float16", "float32", "float64")
 _TORCH = {ours: theirs for theirs, ours in _DTYPES.items()}
 
@@ -248,17 +245,11 @@ class TransformersEngine(InProcessEngine):
     def _joined(self, parts: Sequence[Tensor], count: int, more: Any) -> Any:
         """Return the first tokens of parts, and more behind them."""
         heads, _, dim = parts[0].shape
-        shape = (heads, count + more.shape[-2], dim)
-        size = ITEM_SIZE[parts[0].dtype]
-        numpy_kind, torch_kind = _INTEGERS[size]
-        dtype = getattr(self._torch, _TORCH[parts[0].dtype])
-        # Filled through numpy: torch takes no read-only memory, which a mapped file is.
-        if size * prod(shape) >= _HUGE:
-            target = np.empty(shape, numpy_kind)
-            made = self._torch.from_numpy(target)[None].view(dtype)
-        else:
-            made = self._torch.empty((1, *shape), dtype=dtype)
-            target = made[0].view(getattr(self._torch, torch_kind)).numpy()
+        end = count + more.shape[-2]
+        made = self._torch.empty((1, heads, end, dim), dtype=getattr(self._torch, _TORCH[parts[0].dtype]))
+        numpy_kind, torch_kind = _INTEGERS[ITEM_SIZE[parts[0].dtype]]
+        # Through numpy: torch takes no read-only memory, which a mapped file is.
+        target = made[0].view(getattr(self._torch, torch_kind)).numpy()
         at = 0
         for part in parts:
             taken = min(part.shape[1], count - at)
