@@ -67,6 +67,8 @@ class Before:
             while data := source.recv(1 << 16):
                 self._flows.wait()
                 target.sendall(data)
+        # A server ends a connection on which it hears nothing; who waits for its answer is not to hear of it.
+        self._flows.wait()
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
 
