@@ -18,9 +18,11 @@ __all__ = [
     "ENDING",
     "NEW",
     "PURGED",
+    "SAVING",
     "SESSIONS",
     "Catalogue",
     "Manifests",
+    "Underway",
     "is_fingerprint",
     "read_catalogue",
     "state_path",
@@ -29,6 +31,8 @@ __all__ = [
 ENDING = ".safetensors"
 NEW = ".new"
 SESSIONS = "sessions"
+#: In it the files of saves that are under way: :mod:`lix_cache.kv.staging`.
+SAVING = "saving"
 #: Below it a folder for each tenant, with files that are no states.
 AGENTS = "agents"
 #: Marks of purges: empty files, and maybe many of them.
@@ -73,6 +77,25 @@ class Manifests:
 
 
 @dataclass
+class Underway:
+    """A save that is under way, or was when its process died.
+
+    Attributes:
+        room: bytes that it was given.
+        lock: path of the file that it holds; "" if there is none.
+        files: paths and sizes of its files, the lock's too.
+    """
+
+    room: int = 0
+    lock: str = ""
+    files: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return max(self.room, sum(size for _, size in self.files))
+
+
+@dataclass
 class Catalogue:
     """Everything below the root.
 
@@ -84,6 +107,7 @@ class Catalogue:
         removed: bytes of garbage that went.
         tenants: bytes of a tenant's state files and manifests.
         kept: digest of a tenant → paths and sizes of its files that are no states.
+        underway: how the names of a save's files begin → the save. Their tenant's digest comes first.
     """
 
     files: dict[Key, Kept] = field(default_factory=dict)
@@ -93,6 +117,7 @@ class Catalogue:
     removed: int = 0
     tenants: Counter[str] = field(default_factory=Counter)
     kept: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    underway: dict[str, Underway] = field(default_factory=dict)
 
     def sessions(self, tenant: str, session: str | None = None) -> Iterator[tuple[str, str, Manifest]]:
         """Yield path, fingerprint and manifest of a tenant's sessions."""
@@ -144,6 +169,12 @@ class Catalogue:
             _, manifest, size = self.manifests.pop(path)
             self._count({manifest.tenant}, -size)
 
+    def ended(self, stem: str) -> None:
+        """Note that a save is over: what is left of it is no longer its own, nor counted."""
+        one = self.underway.pop(stem, None)
+        if one is not None:
+            self.total -= one.size
+
     def _count(self, tenants: set[str], size: int) -> None:
         self.total += size
         for tenant in tenants:
@@ -183,6 +214,8 @@ def _take(
         result.garbage.append((found.path, found.size))
     elif is_kept:
         result.kept.setdefault(parts[1], []).append((found.path, found.size))
+    elif len(parts) == 2 and parts[1] == SAVING:
+        _take_underway(result, found)
     elif len(parts) == 2 and parts[1] == SESSIONS and found.name.endswith(".json"):
         manifest = read.of(found)
         if manifest is None:
@@ -196,13 +229,32 @@ def _take(
             result.garbage.append((found.path, found.size))
 
 
+def _take_underway(result: Catalogue, found: Found) -> None:
+    """Note a file of a save: its lock is named after the room that it was given."""
+    parts = found.name.split(".")
+    if len(parts) == 3 and parts[1].isdecimal() and parts[2] in ("lock", "part"):
+        stem, number, ending = parts
+        one = result.underway.setdefault(stem, Underway())
+        one.files.append((found.path, found.size))
+        if ending == "lock":
+            one.lock, one.room = found.path, int(number)
+
+
 def read_catalogue(root: str, read: Manifests) -> Catalogue:
-    """Return what is there. Under the lock nothing else changes it, but for times of use."""
+    """Return what is there. Under the lock nothing else changes it, but for times of use, and for the files
+    of saves that are under way, which are counted with all the room that they were given.
+    """
     result = Catalogue()
     states: dict[Key, Found] = {}
+    # Files come folder by folder, and most of the time would go into finding out which one it is.
+    folder, parts = "", list[str]()
     for found in _below(root):
         result.total += found.size
-        _take(result, found, os.path.relpath(found.folder, root).split(os.sep), states, read)
+        if found.folder != folder:
+            folder, parts = found.folder, os.path.relpath(found.folder, root).split(os.sep)
+        _take(result, found, parts, states, read)
+    for one in result.underway.values():
+        result.total += one.size - sum(size for _, size in one.files)
     read.keep(set(result.manifests))
     for path, (fingerprint, manifest, size) in list(result.manifests.items()):
         result.tenants[manifest.tenant] += size

@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from lix_cache.errors import ConfigError
+from lix_cache.kv.halting import Halt
 from lix_cache.kv.identity import Fingerprint
 from lix_cache.kv.tensors import State
 
 __all__ = ["NO_OPTIONS", "Engine", "Halt", "Live", "Made", "Options", "model_folder"]
-
-
-class Halt:
-    """Ends a generation from any thread, while its prompt is being computed as well."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        self._lock = threading.Lock()
-        self._hearing: list[Callable[[], object]] = []
-
-    def set(self) -> None:
-        """End it."""
-        with self._lock:
-            self.is_set = True
-            heard, self._hearing = self._hearing, []
-        for call in heard:
-            call()
-
-    @contextlib.contextmanager
-    def heard_by(self, call: Callable[[], object]) -> Iterator[None]:
-        """Have a function called when it is set, or at once if it is: what waits for a server cannot look."""
-        with self._lock:
-            if not self.is_set:
-                self._hearing.append(call)
-        if self.is_set:
-            call()
-        try:
-            yield
-        finally:
-            with self._lock, contextlib.suppress(ValueError):
-                self._hearing.remove(call)
 
 
 @dataclass(frozen=True)
@@ -79,7 +47,7 @@ class Made:
 
     Attributes:
         ids: its tokens; several where they are one character together.
-        text: what is whole with them: never half a character.
+        text: what is whole with them: never half a character, unless no more tokens come.
         is_end: whether the model ended its reply with it.
         unnamed: tokens that were made and whose numbers are not known; they count all the same.
     """

@@ -21,6 +21,7 @@ from lix_cache.errors import EngineBusy, EngineError, told
 from lix_cache.kv.arguments import checked_options, checked_prompt, checked_stops, checked_whose
 from lix_cache.kv.encodings import check_encoding
 from lix_cache.kv.engine import Engine, Halt, Made, Options
+from lix_cache.kv.halting import halted_by, limited_to
 from lix_cache.kv.manifest import mark_of
 from lix_cache.kv.memory import Entry
 from lix_cache.kv.miss import Miss
@@ -36,6 +37,10 @@ __all__ = ["LocalModel"]
 _MOST_MARKS = 64
 #: How often one that waits for its turn looks whether it is still wanted.
 _LOOK_SECONDS = 0.1
+#: How long the engine has to tell the text of a reply that is over: nobody is left to halt it.
+_AFTER_SECONDS = 10.0
+#: How long a reply has to notice that it was halted, when the model is closed.
+_NOTICE_SECONDS = 2.0
 
 
 class LocalModel(Placing):
@@ -69,8 +74,12 @@ class LocalModel(Placing):
         #: One sequence at a time, where the engine asks for it. A reply may end in another thread.
         self._turn = threading.Lock()
         self._bell = Bell()
+        #: Held while it is looked whether calls are taken. The book may be held for long.
+        self._gate = threading.Lock()
         self._closed = False
-        self._running = 0
+        self._is_over = False
+        #: What ends the calls that are being made.
+        self._running: list[Halt] = []
 
     # -- calls -------------------------------------------------------------------------
 
@@ -107,25 +116,27 @@ class LocalModel(Placing):
         checked_whose(tenant, session)
         checked_prompt(prompt, tools)
         stop = checked_stops(stop)
+        halt = Halt() if halt is None else halt  # that of a model that is closed, at least
         options = checked_options(max_tokens, temperature, top_p, seed, halt)
         held = contextlib.ExitStack()
         try:
             self._enter(halt, held)
-            self.engine.look()
-            while True:
-                seen = self._seen(tenant, session)
-                entry = self._taken(tenant, session, halt, held)
-                known = self._known(entry, tenant, session)
-                marks = known.marks if entry is None else entry.marks
-                before = known.ids.tolist() if entry is None else entry.live.ids
-                asked = prompt_of(self.engine, prompt, tools, marks, before)
-                # Before the state is looked for: what is cut off of it then is still compared.
-                nearest = self._nearest(asked, before, tenant, session or "")
-                with self._book:
-                    # Another first call of the session may have come before: then it is in memory now.
-                    if entry is not None or self._memory.get(tenant, session or "") is None:
-                        entry, source = self._placed(entry, asked, tenant, session, known, seen, held)
-                        break
+            with halted_by(halt):
+                self.engine.look()
+                while True:
+                    seen = self._seen(tenant, session)
+                    entry = self._taken(tenant, session, halt, held)
+                    known = self._known(entry, tenant, session)
+                    marks = known.marks if entry is None else entry.marks
+                    before = known.ids.tolist() if entry is None else entry.live.ids
+                    asked = prompt_of(self.engine, prompt, tools, marks, before)
+                    # Before the state is looked for: what is cut off of it then is still compared.
+                    nearest = self._nearest(asked, before, tenant, session or "")
+                    with _held(self._book, halt):
+                        # Another first call of the session may have come before: then it is in memory now.
+                        if entry is not None or self._memory.get(tenant, session or "") is None:
+                            entry, source = self._placed(entry, asked, tenant, session, known, seen, held)
+                            break
             if not is_part:
                 self.counters["calls"] += 1
             miss = None if is_part else self._miss(asked, *nearest, len(entry.live.ids))
@@ -134,23 +145,25 @@ class LocalModel(Placing):
             held.close()
             raise
 
-    def _enter(self, halt: Halt | None, held: contextlib.ExitStack) -> None:
+    def _enter(self, halt: Halt, held: contextlib.ExitStack) -> None:
         """Begin a call: it is waited for before the model is exchanged, and has its turn."""
-        with self._book:
+        with self._gate:
             if self._closed:
                 raise EngineBusy("the model is closed, or about to be exchanged; try again")
-            self._running += 1
-        held.callback(self._leave)
+            self._running.append(halt)
+        held.callback(self._leave, halt)
         if self.engine.is_serial:
             _acquire(self._turn, halt)
             held.callback(self._turn.release)
+            if self._is_over:
+                raise EngineBusy("the model was closed meanwhile; try again")
 
-    def _leave(self) -> None:
-        with self._book:
-            self._running -= 1
+    def _leave(self, halt: Halt) -> None:
+        with self._gate:
+            self._running.remove(halt)
 
     def _taken(
-        self, tenant: str, session: str | None, halt: Halt | None, held: contextlib.ExitStack
+        self, tenant: str, session: str | None, halt: Halt, held: contextlib.ExitStack
     ) -> Entry | None:
         """Return a session that is in memory, its lock taken; None if it is not there."""
         while session is not None:
@@ -189,9 +202,11 @@ class LocalModel(Placing):
                 self._count(reply, is_part=is_part)
                 self._after(entry, prompt)
             finally:
+                if self._is_over:
+                    self._drop(entry)  # the model was closed, and could not wait
                 held.close()
 
-        tokens = self._made(entry, prompt, options)
+        tokens = _Halted(self._made(entry, prompt, options), options.halt or Halt())
         live = entry.live
         return Reply(
             entry.session,
@@ -247,7 +262,9 @@ class LocalModel(Placing):
             entry.marks.append(mark_of(prompt.text, count))
             # A token that leaves no text is not in the text that comes back.
             if made and self.engine.special_ids.isdisjoint(made):
-                entry.marks.append(mark_of(prompt.text + self.engine.detokenize(made), len(live.ids)))
+                with limited_to(_AFTER_SECONDS):
+                    text = self.engine.detokenize(made)
+                entry.marks.append(mark_of(prompt.text + text, len(live.ids)))
         entry.used = self._clock.monotonic()
         self._make_room(keep=entry)
 
@@ -272,12 +289,12 @@ class LocalModel(Placing):
         Returns:
             Whether they ended in time. If not, calls are taken again.
         """
-        with self._book:
+        with self._gate:
             self._closed = True
         until = self._clock.monotonic() + seconds
         while self._running:
             if self._clock.monotonic() >= until:
-                self._closed = False
+                self._closed = self._is_over
                 return False
             self._clock.sleep(0.01)
         return True
@@ -285,25 +302,43 @@ class LocalModel(Placing):
     def close(self, seconds: float = 30.0) -> None:
         """Write everything to disk and let go of it. The engine stays: it is its owner's.
 
-        What cannot be written is let go of all the same, and told in the log.
+        What cannot be written is let go of all the same, and told in the log. A reply that is still being
+        made then is halted.
 
         Args:
-            seconds: how long to try again what another process keeps from being written.
+            seconds: how long to wait for replies, for what another process keeps from being written, and for
+                a server that does not answer.
         """
-        self._closed = True
+        with self._gate:
+            self._closed = self._is_over = True
         self._bell.set()
         until, lost = self._clock.monotonic() + seconds, 0
         for entry in self._memory.all():
-            with entry.lock:
+            if not entry.lock.acquire(timeout=max(0.0, until - self._clock.monotonic())):
+                self._halt_all()
+                if not entry.lock.acquire(timeout=_NOTICE_SECONDS):
+                    # Its reply was begun and is read by nobody, or is in a step that nothing can end.
+                    lost += self._can_save(entry)
+                    continue
+            try:
                 self._save(entry, until)
                 lost += self._can_save(entry) and not self._is_purged(entry)
-                try:
-                    self._drop(entry)
-                except Exception as error:  # noqa: BLE001 - it goes with its engine
-                    logger.warning("the engine did not let go of a state: {}", told(error))
+                self._drop(entry)
+            except Exception as error:  # noqa: BLE001 - it goes with its engine
+                logger.warning("the engine did not let go of a state: {}", told(error))
+            finally:
+                entry.lock.release()
+        # Those that wait for their turn, or have no session in memory yet.
+        self._halt_all()
         if lost:
             self.counters["lost_sessions"] += lost
             logger.warning("{} sessions were not written; they begin cold next time", lost)
+
+    def _halt_all(self) -> None:
+        with self._gate:
+            running = [*self._running]
+        for halt in running:
+            halt.set()
 
     def counting(self) -> Callable[[], dict[str, int]]:
         """Return what tells what happened, when the model itself is gone too."""
@@ -322,12 +357,36 @@ class LocalModel(Placing):
         }
 
 
-def _acquire(lock: threading.Lock, halt: Halt | None) -> None:
+def _acquire(lock: threading.Lock | threading.RLock, halt: Halt) -> None:
     """Take a lock, unless the one who waits is halted before.
 
     Raises:
         EngineError: it was halted.
     """
     while not lock.acquire(timeout=_LOOK_SECONDS):
-        if halt is not None and halt.is_set:
+        if halt.is_set:
             raise EngineError("the generation was halted")
+
+
+@contextlib.contextmanager
+def _held(lock: threading.RLock, halt: Halt) -> Iterator[None]:
+    _acquire(lock, halt)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Halted(Iterator[Made]):
+    """The tokens of a reply; what the engine does for one of them, and behind the last, ends with a halt."""
+
+    def __init__(self, made: Iterator[Made], halt: Halt) -> None:
+        self._made, self._halt = made, halt
+
+    def __next__(self) -> Made:
+        with halted_by(self._halt):
+            return next(self._made)
+
+    def close(self) -> None:
+        with halted_by(self._halt):
+            self._made.close()  # type: ignore[attr-defined]

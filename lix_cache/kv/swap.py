@@ -18,6 +18,8 @@ __all__ = ["SwappableModel"]
 #: Loads a model, with its store. Its engine is closed when another takes its place.
 Load = Callable[[], LocalModel]
 
+_CLOSED = "the model was closed"
+
 
 class SwappableModel:
     """Serves one model at a time.
@@ -30,17 +32,18 @@ class SwappableModel:
         self._load = load
         self._model: LocalModel | None = load()
         self._swapping = threading.Lock()
+        self._is_closed = False
 
     @property
     def model(self) -> LocalModel:
         """The model that serves.
 
         Raises:
-            EngineBusy: one is being loaded.
+            EngineBusy: one is being loaded, or all was closed.
         """
         model = self._model
         if model is None:
-            raise EngineBusy("a model is being loaded; try again")
+            raise EngineBusy(_CLOSED if self._is_closed else "a model is being loaded; try again")
         return model
 
     def generate(self, *arguments: Any, **options: Any) -> Reply:
@@ -59,6 +62,7 @@ class SwappableModel:
 
         Raises:
             KvBusy: replies took longer, or another swap is going on; the old model serves on.
+            EngineBusy: all was closed meanwhile; what was loaded is let go of.
             Exception: what ``load`` raised; the old model was loaded again and serves. If that failed too,
                 none does until another swap.
         """
@@ -68,7 +72,7 @@ class SwappableModel:
             old = self._model
             # There is none where the last one could not be loaded again.
             if old is not None:
-                if not old.drain(drain_seconds):
+                if not old.drain(drain_seconds) and not self._is_closed:
                     raise KvBusy(f"replies took longer than {drain_seconds} s; the model was not exchanged")
                 old.close()
                 self._model = None
@@ -76,26 +80,57 @@ class SwappableModel:
             del old
             failed: BaseException | None = None
             try:
-                self._model = load()
+                self._model = self._loaded(load)
             except BaseException as error:  # noqa: BLE001 - raised below
                 failed = error
             if failed is not None:
-                logger.warning("a model cannot be loaded, the one before is loaded again: {}", type(failed))
                 # Its frames hold what was loaded of it, and there is no memory for two.
                 _let_go(failed)
-                self._model = self._load()
+                if not self._is_closed:
+                    logger.warning(
+                        "a model cannot be loaded, the one before is loaded again: {}", type(failed)
+                    )
+                    self._model = self._loaded(self._load)
                 raise failed
             self._load = load
             return self.model
         finally:
             self._swapping.release()
 
-    def close(self) -> None:
-        """Write everything to disk and let go of the model."""
-        model, self._model = self._model, None
-        if model is not None:
+    def _loaded(self, load: Load) -> LocalModel:
+        """Load a model, unless all is closed. It may be while it loads: then it is let go of."""
+        self._check_open()
+        model = load()
+        try:
+            self._check_open()
+        except EngineBusy:
             model.close()
             _unload(model)
+            raise
+        return model
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineBusy(_CLOSED)
+
+    def close(self, seconds: float = 30.0) -> None:
+        """Write everything to disk and let go of the model, and of one that is being loaded.
+
+        Args:
+            seconds: how long to wait for a swap that is going on. One that takes longer lets go of what it
+                loads itself: loading cannot be ended.
+        """
+        self._is_closed = True
+        if not self._swapping.acquire(timeout=seconds):
+            logger.warning("a model is still being loaded; it is let go of when it is")
+            return
+        try:
+            model, self._model = self._model, None
+            if model is not None:
+                model.close()
+                _unload(model)
+        finally:
+            self._swapping.release()
 
 
 def _unload(model: LocalModel) -> None:

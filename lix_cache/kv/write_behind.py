@@ -11,8 +11,9 @@ from functools import lru_cache
 
 from lix_cache._log import logger
 from lix_cache.clock import Clock
-from lix_cache.errors import told
+from lix_cache.errors import EngineError, told
 from lix_cache.kv.engine import Engine
+from lix_cache.kv.halting import current_halt, limited_to
 from lix_cache.kv.identity import Fingerprint, as_ids, fingerprint_of
 from lix_cache.kv.lookup import Want, kept_files, pieces
 from lix_cache.kv.manifest import Manifest
@@ -22,6 +23,11 @@ from lix_cache.kv.saving import Saved
 from lix_cache.kv.store import KvStore
 
 __all__ = ["WriteBehind"]
+
+#: How long an engine has for the state of a session. A server that hangs has all the time of the world.
+_EXPORT_SECONDS = 120.0
+#: And where the time of a close is over.
+_LEAST_SECONDS = 1.0
 
 
 class WriteBehind:
@@ -111,14 +117,15 @@ class WriteBehind:
 
         Args:
             entry: to write.
-            until: when to give up on a lock that others hold, by the monotonic clock; 0: when the store does.
+            until: when to give up on a lock that others hold, and on the engine, by the monotonic clock; 0:
+                when the store does, and after two minutes.
         """
         if self._store is None or not self._can_save(entry):
             return False
+        left = max(0.0, until - self._clock.monotonic()) if until else None
         try:
-            saved = self._write(
-                self._store, entry, max(0.0, until - self._clock.monotonic()) if until else None
-            )
+            with limited_to(_EXPORT_SECONDS if left is None else max(left, _LEAST_SECONDS)):
+                saved = self._write(self._store, entry, left)
         except Exception as error:  # noqa: BLE001 - see above
             self.counters["failed_saves"] += 1
             entry.tried = self._clock.monotonic()
@@ -172,6 +179,10 @@ class WriteBehind:
                 if entry.lock.acquire(blocking=False):
                     try:
                         self._save(entry)
+                        halt = current_halt()
+                        if halt is not None and halt.is_set and self._can_save(entry):
+                            # Who wanted the room is gone: that costs no other session its state.
+                            raise EngineError("the generation was halted")
                         self._drop(entry)
                         self.counters["evictions"] += 1
                     finally:

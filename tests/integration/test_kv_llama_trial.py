@@ -36,10 +36,8 @@ def test_a_file_that_aborts_llama_cpp_leaves_the_old_model_serving(
 
     gguf = model_folder(shared_dir) / "coffee-3m.gguf"
     began: list[Any] = []
-    run = llama_trial.subprocess.run
-    monkeypatch.setattr(
-        llama_trial.subprocess, "run", lambda *given, **options: began.append(given) or run(*given, **options)
-    )
+    said = llama_trial._said
+    monkeypatch.setattr(llama_trial, "_said", lambda *given: began.append(given) or said(*given))
 
     def load(path: Path) -> LocalModel:
         engine = LlamaServerEngine.load(path, context_tokens=512, slots=1, threads=1)
@@ -57,4 +55,4 @@ def test_a_file_that_aborts_llama_cpp_leaves_the_old_model_serving(
     assert again.usage.source == "disk"
     serving.close()
     # The good file was tried once: it is the one that was loaded here before.
-    assert len(began) <= 3
+    assert 2 <= len(began) <= 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -217,7 +217,56 @@ def test_the_text_of_tokens_is_read_once() -> None:
     # Bytes that are no character are let out, and do not hold back what follows.
     text = TextOf(detokenize)
     said = "".join(text.feed(one) for one in b"\xff" * 40 + b"after")
-    assert said.endswith("after")
+    assert said == "\ufffd" * 40 + "after"
+
+
+def lossy(ids: Sequence[int]) -> str:
+    return bytes(ids).decode("utf-8", "replace")
+
+
+def by_the_byte(ids: Sequence[int]) -> str:
+    """As tokenizers with a token for each byte do: of bytes that are no text together, each is none."""
+    try:
+        return bytes(ids).decode()
+    except UnicodeDecodeError:
+        return "\ufffd" * len(ids)
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("detokenize", [lossy, by_the_byte])
+@pytest.mark.parametrize("text", ["ab", "é", "漢字", "🎉", "x🎉漢é", "a\ufffdb", "\ufffd"])
+def test_a_character_is_told_whole_wherever_its_tokens_are_cut(
+    detokenize: Callable[[Sequence[int]], str], text: str
+) -> None:
+    read, data = TextOf(detokenize), text.encode()
+    pieces = [read.feed(one) for one in data]
+    assert "".join(pieces) + read.end() == text, "whole, and what is U+FFFD itself is not lost at the end"
+    assert read.end() == ""
+    for cut in range(len(data)):
+        read = TextOf(detokenize)
+        said = "".join(read.feed(one) for one in data[:cut])
+        assert text.startswith(said), "nothing is told of half a character as long as more may come"
+        assert said + read.end() == lossy(data[:cut]) or detokenize is by_the_byte
+
+
+@pytest.mark.promise("right-answer")
+def test_a_token_that_ends_in_half_a_character_tells_what_comes_before_it() -> None:
+    tokens = ["aé漢".encode()[:-2], "漢".encode()[1:2], "漢".encode()[2:] + b"!"]
+    read = TextOf(lambda ids: b"".join(tokens[one] for one in ids).decode("utf-8", "replace"))
+    assert [read.feed(0), read.feed(1), read.feed(2)] == ["aé", "", "漢!"]
+    read.feed(0)
+    assert read.end() == "\ufffd"
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("junk", range(1, 20))
+def test_a_character_behind_bytes_that_are_none_is_told_whole(junk: int) -> None:
+    data = b"a" + b"\xff" * junk + "🎉漢 after".encode()
+    read = TextOf(lossy)
+    said = [read.feed(one) for one in data]
+    assert "".join(said) == "a" + "\ufffd" * junk + "🎉漢 after"
+    read = TextOf(lossy)
+    assert "".join(map(read.feed, data[: junk + 3])) + read.end() == lossy(data[: junk + 3])
 
 
 def test_a_space_before_the_first_word_is_taken_off_once() -> None:

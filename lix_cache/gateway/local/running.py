@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from lix_cache.daemon import start_thread
-from lix_cache.kv.engine import Halt
+from lix_cache.errors import EngineBusy
+from lix_cache.kv.halting import Halt, halted_by
 
-__all__ = ["Running"]
+__all__ = ["Running", "anext_of", "in_thread"]
 
 
 class _Over:
@@ -78,3 +79,28 @@ class Running:
         """End it: what it makes is not wanted. The loop does not wait."""
         if not self._halt.is_set:
             self._halt.set()
+
+
+async def anext_of(items: AsyncIterator[Any]) -> Any:
+    """Return the next item; ``anext`` of Python 3.10 knows no annotations."""
+    async for item in items:
+        return item
+    raise EngineBusy("the answer was halted")
+
+
+async def in_thread(call: Callable[[], Any], halt: Halt | None = None) -> Any:
+    """Return what a call returns. What it asks of an engine ends with a halt, or when nobody waits."""
+    halt = halt or Halt()
+
+    def made() -> Iterator[Any]:
+        with halted_by(halt):
+            result = call()
+        return iter([result])
+
+    # A thread of its own: loading may take minutes, and the loop's own threads have other work.
+    running = Running(made, halt, lambda: None)
+    try:
+        return await anext_of(running.items())
+    except asyncio.CancelledError:
+        running.stop()
+        raise

@@ -21,7 +21,7 @@ from lix_cache.gateway.local.asking import Asked, asked_of
 from lix_cache.gateway.local.calls import Call, with_tools_as_text
 from lix_cache.gateway.local.loading import load_model
 from lix_cache.gateway.local.reports import Tally, kv_header
-from lix_cache.gateway.local.running import Running
+from lix_cache.gateway.local.running import Running, anext_of, in_thread
 from lix_cache.gateway.local.saying import ChatWriter, Ended, MessagesWriter, Writer, merged_texts
 from lix_cache.gateway.local.saying_responses import ResponsesWriter
 from lix_cache.gateway.local.settings import LocalSettings
@@ -31,7 +31,7 @@ from lix_cache.gateway.plain_json import dump
 from lix_cache.gateway.protocols import protocol_of, speaking_at
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.upstream import Incoming, Outgoing, UpstreamFailed
-from lix_cache.kv.engine import Halt
+from lix_cache.kv.halting import Halt, halted_by
 from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.swap import SwappableModel
 
@@ -46,6 +46,8 @@ _JSON, _STREAM = "application/json", "text/event-stream; charset=utf-8"
 _LONGEST_SESSION = 200
 #: How often a slot is asked for that is being written, and the pause between.
 _TRIES, _PAUSE = 40, 0.05
+#: How long the gateway's end waits for a model that is being loaded: what comes later lets go of itself.
+_END_SECONDS = 30.0
 
 
 class _Whole:
@@ -127,6 +129,7 @@ class LocalUpstream:
         self._waiting = 0
         self._loading: asyncio.Task[None] | None = None
         self._swapping = asyncio.Lock()
+        self._ending = Halt()
         self._tally = Tally()
 
     @property
@@ -167,16 +170,22 @@ class LocalUpstream:
 
     async def _begin(self) -> None:
         def load() -> tuple[SwappableModel, bool]:
-            made = SwappableModel(lambda: self._load(self.target, self._settings))
-            return made, knows_tools(made.model.engine)
+            made = SwappableModel(lambda: self._loaded(self.target))
+            knows = knows_tools(made.model.engine)
+            if self._ending.is_set:
+                made.close()  # nobody waits for it any more
+            return made, knows
 
         try:
-            self._swappable, self._knows_tools = await _in_thread(load)
+            self._swappable, self._knows_tools = await in_thread(load, self._ending)
+            self._use(self.target)
         except Exception as error:  # noqa: BLE001 - whatever an engine raises, the gateway lives
             self.state = f"not loaded: {told(error)}"
             logger.error("the local model {!r} was not loaded: {}", self.target, told(error))
-            return
-        self._use(self.target)
+
+    def _loaded(self, target: str) -> LocalModel:
+        with halted_by(self._ending):
+            return self._load(target, self._settings)
 
     def _use(self, target: str) -> None:
         engine = self.model.engine
@@ -213,15 +222,17 @@ class LocalUpstream:
             swappable = self._swappable
             if swappable is None or not self.identity:
                 # None was loaded, or the one before could not be loaded again either.
-                self._swappable = SwappableModel(lambda: self._load(target, self._settings))
+                self._swappable = swappable = SwappableModel(lambda: self._loaded(target))
+                if self._ending.is_set:
+                    swappable.close()  # whoever ended the gateway may not have seen it
             else:
                 with self._tally.over(swappable):
-                    swappable.swap(lambda: self._load(target, self._settings), self._settings.drain_seconds)
+                    swappable.swap(lambda: self._loaded(target), self._settings.drain_seconds)
             return knows_tools(self.model.engine)
 
         self.state = "loading"
         try:
-            self._knows_tools = await _in_thread(work)
+            self._knows_tools = await in_thread(work)
         except BaseException:
             try:
                 self._use(self.target)
@@ -232,12 +243,13 @@ class LocalUpstream:
 
     async def close(self) -> None:
         """Write everything to disk and unload."""
+        self._ending.set()
         if self._loading is not None:
-            await asyncio.wait([self._loading])
+            await asyncio.wait([self._loading], timeout=_END_SECONDS)
         swappable, self._swappable = self._swappable, None
         self.state = "unloaded"
         if swappable is not None:
-            await _in_thread(swappable.close)
+            await in_thread(swappable.close)
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -282,7 +294,7 @@ class LocalUpstream:
                 messages, tools = with_tools_as_text(messages, tools), []
             return len(engine.start_ids) + len(engine.tokenize(engine.render(messages, tools or None)))
 
-        return _Whole(200, dump({"input_tokens": await _in_thread(count)}), self.identity)
+        return _Whole(200, dump({"input_tokens": await in_thread(count)}), self.identity)
 
     async def _answer(self, protocol: str, request: Outgoing) -> Incoming:
         body = parse(await _body_of(request)).value
@@ -353,19 +365,6 @@ def _patient(make: Callable[[], Iterator[Any]], halt: Halt) -> Iterator[Any]:
                 yield first
             yield from made
         return
-
-
-async def anext_of(items: AsyncIterator[Any]) -> Any:
-    """Return the next item; ``anext`` of Python 3.10 knows no annotations."""
-    async for item in items:
-        return item
-    raise EngineBusy("the answer was halted")
-
-
-async def _in_thread(call: Callable[[], Any]) -> Any:
-    # A thread of its own: loading may take minutes, and the loop's own threads have other work.
-    running = Running(lambda: iter([call()]), Halt(), lambda: None)
-    return await anext_of(running.items())
 
 
 async def _body_of(request: Outgoing) -> bytes:

@@ -121,12 +121,11 @@ class InProcessEngine(ABC):
         for number in range(options.max_tokens):
             token = choose(logits)
             if token in self.end_ids:
-                yield Made((token,), is_end=True)
+                yield Made((token,), text.end(), is_end=True)
                 return
-            yield Made((token,), text.feed(token))
-            if number + 1 == options.max_tokens or options.is_halted:
-                return
-            if len(sequence.ids) >= self.context_tokens:
+            is_last = number + 1 == options.max_tokens or len(sequence.ids) >= self.context_tokens
+            yield Made((token,), text.feed(token) + (text.end() if is_last else ""))
+            if is_last or options.is_halted:
                 return
             logits = self._feed(sequence, [token])
 

@@ -12,13 +12,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lix_cache.errors import EngineError
-from lix_cache.kv.engine import Halt, Made
+from lix_cache.kv.engine import Made
+from lix_cache.kv.halting import Halt, current_halt
 
 __all__ = ["LlamaHttp", "Told"]
+
+#: The system takes a connection before its server looks at it.
+_CONNECT_SECONDS = 30.0
 
 
 class LlamaHttp:
     """A server at a URL.
+
+    It may hang: every call ends with the halt it is given, or with that of its context.
 
     Args:
         url: of it.
@@ -54,20 +60,28 @@ class LlamaHttp:
     def _request(
         self, method: str, path: str, body: Any, halt: Halt | None
     ) -> Iterator[http.client.HTTPResponse]:
+        halt = halt or current_halt() or Halt()
+        if halt.is_set:
+            raise EngineError("the generation was halted")
         url = self._parts
         kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(url.hostname or "", url.port, timeout=self._timeout)
+        connecting = halt.within(min(self._timeout, _CONNECT_SECONDS))
+        connection = kind(url.hostname or "", url.port, timeout=connecting)
         try:
             data = None if body is None else json.dumps(body).encode()
-            connection.request(method, url.path.rstrip("/") + path, data, self._headers)
+            connection.connect()
             # Its end makes the server stop, and what waits for the server go on.
-            with (halt or Halt()).heard_by(partial(_cut_off, connection.sock)):
+            with halt.heard_by(partial(_cut_off, connection.sock)):
+                connection.sock.settimeout(halt.within(self._timeout))
+                connection.request(method, url.path.rstrip("/") + path, data, self._headers)
                 response = connection.getresponse()
                 if response.status != 200:
                     # Not its text: that may quote the prompt.
                     raise EngineError(f"the server answers {response.status} to {path.split('?')[0]}")
                 yield response
         except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            if halt.is_set:
+                raise EngineError("the generation was halted while the server did not answer") from error
             raise EngineError(f"no usable answer from the server ({type(error).__name__})") from error
         finally:
             connection.close()

@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from lix_cache._log import logger
 from lix_cache.errors import EngineError
 from lix_cache.kv.engines.llama_http import LlamaHttp
 from lix_cache.kv.engines.slot_files import file_digest
@@ -19,8 +22,8 @@ __all__ = ["ServedModel", "stamp_of"]
 _OF_SEVERAL = re.compile(r"-\d{5}-of-(\d{5})\.gguf\Z")
 
 _PROBE_TOKENS = 16
-#: Other work of the server may change the last digits of what it says, so two answers have to agree.
-_MOST_PROBES = 4
+#: How often it is asked what it makes of a few tokens, and the pause where it had other work.
+_MOST_PROBES, _PAUSE = 40, 0.25
 #: Of logarithms of probabilities; rounding differs by a hundredth of it.
 _NEAR = 0.05
 
@@ -140,17 +143,42 @@ class ServedModel:
         return self._digests[key]
 
     def _says(self) -> tuple[str, list[dict[int, float]]]:
-        """Return a digest of what it makes of a few tokens, with all its settings in it; and that itself."""
-        # What another conversation has in a slot is not lost: it is computed again.
-        slots = self._http.get("/slots")
-        slot = next((one["id"] for one in slots if not one.get("is_processing")), 0)
+        """Return a digest of what it makes of a few tokens, with all its settings in it; and that itself.
+
+        What it computes at once goes into one batch, and the size of that changes the last digits, the same
+        ones each time: two answers that agree may both be those of a server with other work. So an answer
+        counts only if no other slot computed meanwhile, and two of these have to agree. Where none can be had
+        the digest is one that nothing else has: nothing is shared, and nothing is wrong.
+        """
         before: list[dict[int, float]] = []
         for _ in range(_MOST_PROBES):
+            busy, slot, tasks = self._work()
+            # What another conversation has in a slot is not lost: it is computed again.
             now = self._probe(slot)
-            if now == before:
-                break
-            before = now
-        return hashlib.sha256(json.dumps(now).encode()).hexdigest(), now
+            if busy or self._work(slot)[::2] != (False, tasks):
+                before = []
+                time.sleep(_PAUSE)
+            elif now == before:
+                return hashlib.sha256(json.dumps(now).encode()).hexdigest(), now
+            else:
+                before = now
+        logger.warning(
+            "the llama-server {} has other work all the time, so its model cannot be told from others for "
+            "certain: nothing that is on disk is used, or will be, until it is loaded again",
+            self._http.url,
+        )
+        return f"not known {secrets.token_hex(16)}", now
+
+    def _work(self, own: int | None = None) -> tuple[bool, int, list[int]]:
+        """Return whether a slot computes, one that does not, and the tasks that the others had last.
+
+        Args:
+            own: the slot that is asked about itself; else a free one is chosen.
+        """
+        slots = self._http.get("/slots")
+        busy = [one["id"] for one in slots if one.get("is_processing")]
+        free = own if own is not None else next((one["id"] for one in slots if one["id"] not in busy), 0)
+        return bool(busy), free, [int(one.get("id_task", -1)) for one in slots if one["id"] != free]
 
     def _probe(self, slot: int) -> list[dict[int, float]]:
         """Have a slot go on from a few tokens; return the logarithms of the likeliest ones' probabilities."""

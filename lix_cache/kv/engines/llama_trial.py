@@ -12,9 +12,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 from lix_cache.errors import EngineError, LixCacheError
 from lix_cache.kv.engines.llama_identity import stamp_of
+from lix_cache.kv.halting import Halt, current_halt
 
 __all__ = ["main", "tried"]
 
@@ -24,6 +26,10 @@ _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "from lix_cache.kv.engines.llama_trial import main; main()"
 )
+#: How long the other process may take: so many seconds, and one for each so many bytes, which a slow disk
+#: reads in half of one.
+_SECONDS, _BYTES_A_SECOND = 120.0, 20_000_000
+_LOOK_SECONDS = 0.2
 #: Files that were loaded, as they were then: an exchange that goes back does not try its file again.
 _known: set[tuple[object, ...]] = set()
 
@@ -34,32 +40,54 @@ def tried(gguf: str, context_tokens: int, slots: int, threads: int | None, cache
     It is over before this process loads it, so there is memory for it.
 
     Raises:
-        EngineError: the file ended the process.
+        EngineError: the file ended the process, or kept it for too long; or one that waits was halted.
     """
     if not os.path.isfile(gguf) or not sys.executable or getattr(sys, "frozen", False):
         return  # nothing to load, or no interpreter to load it with
     arguments = (gguf, str(context_tokens), str(slots), str(threads or 0), cache_type)
-    key = (*arguments, *map(tuple, stamp_of(gguf) or ()))
+    stamp = stamp_of(gguf) or []
+    key = (*arguments, *map(tuple, stamp))
     if key in _known:
         return
     # GGML_NO_BACKTRACE: at an abort it would start a debugger, which takes seconds.
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
-    ended = subprocess.run(  # noqa: S603 - this interpreter, with arguments that no shell reads
+    with subprocess.Popen(  # noqa: S603 - this interpreter, with arguments that no shell reads
         [sys.executable, "-I", "-c", _CODE, json.dumps(sys.path), *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        check=False,
-    )
-    if _REFUSED in ended.stdout:
+    ) as child:
+        try:
+            said = _said(child, gguf, _SECONDS + sum(size for size, *_ in stamp) / _BYTES_A_SECOND)
+        finally:
+            child.kill()  # if it still runs: nobody waits for it
+    if _REFUSED in said:
         return  # with a typed error, which is said where it is loaded
-    if _LOADED not in ended.stdout:
+    if _LOADED not in said:
         raise EngineError(
-            f"llama.cpp cannot load {gguf!r}: a process that tried ended ({_name(ended.returncode)}); "
+            f"llama.cpp cannot load {gguf!r}: a process that tried ended ({_name(child.returncode)}); "
             "the file is damaged, of a version that llama.cpp does not know, or too large for the memory"
         )
     _known.add(key)
+
+
+def _said(child: subprocess.Popen[bytes], gguf: str, seconds: float) -> bytes:
+    """Return what the other process says, when it has ended.
+
+    Raises:
+        EngineError: it takes longer, or one that waits was halted.
+    """
+    halt, until = current_halt() or Halt(), time.monotonic() + seconds
+    while not halt.is_set:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.communicate(timeout=_LOOK_SECONDS)[0]
+        if time.monotonic() >= until:
+            raise EngineError(
+                f"llama.cpp cannot load {gguf!r}: a process that tried took more than {seconds:.0f} s; the "
+                "file is damaged, or its disk is too slow"
+            )
+    raise EngineError(f"{gguf!r} was not loaded: the load was halted")
 
 
 def _name(code: int) -> str:
