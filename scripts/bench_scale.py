@@ -214,7 +214,8 @@ class Bench:
 
     def fill(self) -> None:
         """Store as ``store`` does, some hundreds in one round trip."""
-        cache = self.cache()
+        # A vector set would ask to be filled with each store.
+        cache = self.cache(vector_sets_from=None)
         cache.store("question 0", "answer 0")
 
         def ask(effect: Effect) -> Generator[Effect, Any, Any]:
@@ -240,7 +241,9 @@ class Bench:
         for key in list(self.raw.scan_iter("copy:*")):
             self.raw.unlink(key)
         for key in list(self.raw.scan_iter("full:*")):
-            self.raw.execute_command("COPY", key, b"copy" + key[4:])
+            # A vector set cannot be copied. Without it and its place another one is begun.
+            if b":ans:vectors:" not in key and b":ans:followed:" not in key:
+                self.raw.execute_command("COPY", key, b"copy" + key[4:])
         return "copy"
 
     def measure(
