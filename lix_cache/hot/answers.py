@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lix_cache.hot.entries import order_of, part_field, unpack_groups, unpack_meta
+from lix_cache.hot.entries import part_field, unpack_groups
 from lix_cache.hot.found import (
     AUDITS,
     Counted,
@@ -30,6 +30,7 @@ from lix_cache.hot.found import (
     Search,
     Served,
     TooOld,
+    pairs_of,
     rows_of,
 )
 from lix_cache.hot.scripts import Command, Script, ScriptCall, Value
@@ -169,7 +170,7 @@ class Answers:
         """Read what :meth:`lookup` answers."""
         kind, now, reported, *rest = reply
         if kind == b"exact":
-            return Exact(_served(now, *rest))
+            return Exact(Served.read(now, *rest))
         now_ms = float(now)
         if kind == b"search":
             return Search(now_ms)
@@ -178,7 +179,7 @@ class Answers:
             return Empty(now_ms, labels)
         if kind == b"news":
             more, rows, dropped = rest
-            return News(now_ms, labels, bool(more), rows_of(rows), rows_of(dropped))
+            return News(now_ms, labels, bool(more), rows_of(rows), pairs_of(dropped))
         more, generation, rows, place = rest
         return Everything(now_ms, labels, bool(more), rows_of(rows), bytes(generation), bytes(place))
 
@@ -208,15 +209,8 @@ class Answers:
 
     @staticmethod
     def neighbours(reply: Any) -> Neighbours:
-        """Read what :meth:`nearest` answers. Its rows are checked when they are read, as news are."""
-        now, reported, rows, responses = reply
-        different = {bytes(number): (number, fields) for number, fields, _ in rows}
-        ordered = sorted(different.values(), key=lambda row: order_of(row[0]))
-        return Neighbours(
-            Everything(float(now), unpack_groups(reported), False, ordered, b"candidates", b"0-0"),
-            {bytes(number): meta for number, _, meta in rows},
-            dict(zip(responses[::2], responses[1::2], strict=True)),
-        )
+        """Read what :meth:`nearest` answers."""
+        return Neighbours.read(reply)
 
     def fill(self, scope: str, most: int) -> ScriptCall:
         """Let the vector set of a large scope take some entries over."""
@@ -236,7 +230,7 @@ class Answers:
         """Read what :meth:`admit` answers."""
         kind, *rest = reply
         if kind == b"served":
-            return _served(*rest)
+            return Served.read(*rest)
         if kind == b"old":
             return TooOld(float(rest[0]))
         return Reported() if kind == b"reported" else Gone()
@@ -401,7 +395,3 @@ class Answers:
             for scope, packed in zip(flat[0::2], flat[1::2], strict=True)
         ]
         return (None if bytes(cursor) == b"0" else bytes(cursor)), found
-
-
-def _served(now: bytes, number: bytes, meta: bytes, response: bytes) -> Served:
-    return Served(float(now), bytes(number), unpack_meta(meta), response)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from lix_cache.hot.entries import Meta, foreign, order_of, unpack_meta
+from lix_cache.hot.entries import Meta, foreign, order_of, unpack_groups, unpack_meta
 
 __all__ = [
     "AUDITS",
@@ -28,6 +28,7 @@ __all__ = [
     "Search",
     "Served",
     "TooOld",
+    "pairs_of",
     "rows_of",
 ]
 
@@ -52,6 +53,11 @@ class Served(NamedTuple):
     number: bytes
     meta: Meta
     response: bytes
+
+    @classmethod
+    def read(cls, now: bytes, number: bytes, meta: bytes, response: bytes) -> Served:
+        """Read what a script says of it, word for word."""
+        return cls(float(now), bytes(number), unpack_meta(meta), response)
 
 
 # -- what a lookup finds; ``reported`` are the labels of answer groups that must not answer the query ----
@@ -83,7 +89,7 @@ class News(NamedTuple):
 
     Attributes:
         rows: of the log, for :meth:`Row.read`.
-        dropped: for :meth:`Row.dropped`.
+        dropped: place and number of each entry that was dropped, for :meth:`Row.dropped`.
         more: there is more than this page: ask again from where it ends before anything is decided.
     """
 
@@ -146,7 +152,7 @@ class Row(NamedTuple):
         """
         end = order_of(after)
         try:
-            return [(bytes(n), bytes(fields[1])) for n, fields in rows if order_of(n) > end]
+            return [(bytes(n), bytes(number)) for n, number in rows if order_of(n) > end]
         except (TypeError, ValueError, IndexError):
             raise foreign("the list of dropped entries", rows) from None
 
@@ -164,6 +170,18 @@ class Neighbours:
     found: Everything
     metas: Mapping[bytes, bytes]
     responses: Mapping[bytes, bytes]
+
+    @classmethod
+    def read(cls, reply: Any) -> Neighbours:
+        """Read a reply. Its rows are checked when they are read, as news are."""
+        now, reported, rows, responses = reply
+        different = {bytes(number): (number, fields) for number, fields, _ in rows}
+        ordered = sorted(different.values(), key=lambda row: order_of(row[0]))
+        return cls(
+            Everything(float(now), unpack_groups(reported), False, ordered, b"candidates", b"0-0"),
+            {bytes(number): meta for number, _, meta in rows},
+            dict(zip(responses[::2], responses[1::2], strict=True)),
+        )
 
     def served(self, number: bytes) -> Served | None:
         """Return a candidate; None if its response did not come along."""
@@ -252,3 +270,8 @@ class Counted(NamedTuple):
 def rows_of(flat: Sequence[Any]) -> list[tuple[Any, tuple[Any, Any]]]:
     """Return rows of a stream, each with its one field, from a reply that has them one after the other."""
     return [(flat[i], (flat[i + 1], flat[i + 2])) for i in range(0, len(flat), 3)]
+
+
+def pairs_of(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Return places and numbers of what was dropped, from a reply that has them in turn."""
+    return list(zip(flat[::2], flat[1::2], strict=True))

@@ -29,7 +29,7 @@ __all__ = ["Criteria", "clean_up", "count", "health", "invalidate", "report_wron
 _SCOPES_AT_ONCE = 50
 #: Entries that are looked at, or dropped, in one round trip. A server carries out what it has read of a
 #: client in one go, so they are of all scopes together, and none waits for more than that.
-_AT_ONCE = 200
+_AT_ONCE = 100
 _TICK_SECONDS = 0.001
 
 
@@ -87,7 +87,7 @@ class Criteria:
 def invalidate(core: Core, criteria: Criteria) -> Flow[int]:
     """Drop what fits. Returns how many entries that were.
 
-    One round trip for 500 scopes that there are, and one for 50 scopes and 200 entries that
+    One round trip for 500 scopes that there are, and one for 50 scopes and 100 entries that
     are looked at; with ``similar_to`` three for each scope.
     """
     criteria.checked()

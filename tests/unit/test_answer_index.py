@@ -31,7 +31,7 @@ def record(n: int, *, expires: int = 9_000, axis: int = 0, answer: int | None = 
 
 
 def dropped(place: int, n: int) -> list[Any]:
-    return [b"%d-0" % place, [b"entry", b"%d-0" % n]]
+    return [b"%d-0" % place, b"%d-0" % n]
 
 
 def follow(index: ScopeIndex, kind: str, news: list[Any], now: float, asked: Place) -> View | None:
@@ -186,7 +186,8 @@ def test_the_vectors_of_answers_stand_beside_those_of_queries() -> None:
         ("news", [[[b"1-0"]], []]),
         ("news", [[[b"x", [b"record", b""]]], []]),
         ("news", [[[b"1-0", [b"record", b"short"]]], []]),
-        ("news", [[], [[b"1-0", []]]]),
+        ("news", [[], [[b"1-0"]]]),
+        ("news", [[], [[b"x", b"1-0"]]]),
         ("news", [[], [[b"1", None]]]),
         ("all", [b"g", [[b"1-0", [b"record", b"\xff" * 90]]], b"0-0"]),
     ],

@@ -12,32 +12,36 @@ if generation == known and (is_behind(log, '0-0', log_place) or is_behind(droppe
   generation = sub(redis.sha1hex(generation .. log_place .. dropped_place), 1, 16)
   redis.pcall('HSET', head, 'generation', generation)
 end
--- A reply ends where it has the rows of both streams, or the bytes, for one page. They are read a few at
--- a time, so that large records end it soon behind its bytes.
+-- A reply ends where it has the rows of both streams, or the bytes, for one page. Records are read a few at
+-- a time, so that large ones end it soon behind its bytes. Rows are flat: id, field and value of a record in
+-- turn, place and number of a deletion. Of tables in tables a reply takes several times as long.
 local PAGE, BYTES, STEP = 500, 262144, 16
--- Rows are flat, id and field and value in turn: of tables in tables a reply takes several times as long.
-local function page(stream, from, most)
+local function records(from, most)
   local rows, count, bytes = {}, 0, 0
   while count < most and bytes < BYTES do
     local asked = math.min(STEP, most - count)
-    local some = call('XRANGE', stream, from, '+', 'COUNT', asked)
+    local some = call('XRANGE', log, from, '+', 'COUNT', asked)
     for i = 1, #some do
-      local id, fields = some[i][1], some[i][2]
-      local at = 3 * count
-      rows[at + 1], rows[at + 2], rows[at + 3] = id, fields[1], fields[2]
+      local at, fields = 3 * count, some[i][2]
+      rows[at + 1], rows[at + 2], rows[at + 3] = some[i][1], fields[1], fields[2]
       count = count + 1
       bytes = bytes + #fields[2]
     end
-    if #some < asked then return rows, 0, count end
+    if #some < asked then return rows, 0 end
     from = '(' .. some[asked][1]
   end
-  return rows, 1, count
+  return rows, 1
 end
 if generation == known and reaches(dropped_place, floor) then
-  local gone, more_gone, count = page(dropped, '(' .. dropped_place, PAGE)
-  local rows, more = page(log, '(' .. log_place, PAGE - count)
-  return {'news', digits(now), wrong, math.max(more, more_gone), rows, gone}
+  local some = call('XRANGE', dropped, '(' .. dropped_place, '+', 'COUNT', PAGE)
+  local gone = {}
+  for i = 1, #some do
+    gone[2 * i - 1], gone[2 * i] = some[i][1], some[i][2][2]
+  end
+  -- Of a full page of deletions this is nothing, and there may be more of both.
+  local rows, more = records('(' .. log_place, PAGE - #some)
+  return {'news', digits(now), wrong, more, rows, gone}
 end
 local place = end_of_dropped(floor)
-local rows, more = page(log, '-', PAGE)
+local rows, more = records('-', PAGE)
 return {'all', digits(now), wrong, more, generation, rows, place}
