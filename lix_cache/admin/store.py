@@ -27,7 +27,7 @@ from lix_cache.arguments import config_of
 from lix_cache.checks import check_call, check_count, check_duration, check_flag
 from lix_cache.compat.caches import SemanticCacheRedis
 from lix_cache.config import CacheConfig
-from lix_cache.errors import LixCacheError, RedisCommandError
+from lix_cache.errors import LixCacheError, RedisCommandError, told
 from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import (
     SessionName,
@@ -233,7 +233,7 @@ class StoreAdmin:
                 messages += self._drive(reconcile.take_over(session_of(self._store, session_id)))
                 moved += 1
             except (*OF_ONE_SESSION, RedisCommandError) as error:
-                failed[shown(session_id)] = f"{type(error).__name__}: {error}"
+                failed[shown(session_id)] = told(error)
         on_progress(len(sessions), len(sessions))
         return Migrated(moved, messages, failed)
 

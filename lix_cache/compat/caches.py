@@ -15,7 +15,7 @@ from lix_cache.config import CacheConfig
 from lix_cache.drivers.aio import AsyncDriver, awaited
 from lix_cache.drivers.sync import SyncDriver
 from lix_cache.effects import Flow, RedisCall, then
-from lix_cache.errors import InvalidType, LixCacheError
+from lix_cache.errors import InvalidType, LixCacheError, told
 from lix_cache.hot.breaker import breaker_for
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
@@ -109,14 +109,14 @@ class _Semantic(_Shell):
         self._connect(clock)
 
     def _stats(self, urls: int | LixCacheError) -> dict[str, Any]:
-        failed = isinstance(urls, LixCacheError)
+        redis, count = (told(urls), None) if isinstance(urls, LixCacheError) else ("ok", urls)
         return {
             "backend": "redis",
             **name_fields(self.session_id),
-            "cached_urls": None if failed else urls,
+            "cached_urls": count,
             "ttl_seconds": self.ttl_seconds,
             "similarity_threshold": self.similarity_threshold,
-            "redis": f"{type(urls).__name__}: {urls}" if failed else "ok",
+            "redis": redis,
             **_counts(self._cache.counters),
         }
 
@@ -156,14 +156,13 @@ class _Url(_Shell):
         return self._guarded(self._cache.set_many(url_embeddings), dict.fromkeys(url_embeddings, False))
 
     def _stats(self, memory: dict[str, Any] | LixCacheError) -> dict[str, Any]:
-        failed = isinstance(memory, LixCacheError)
-        used = "unknown" if isinstance(memory, LixCacheError) else memory.get("used_memory_human", "unknown")
+        redis, known = (told(memory), {}) if isinstance(memory, LixCacheError) else ("ok", memory)
         return {
             "backend": "redis",
             **name_fields(self.session_id),
-            "redis_memory_used": used,
+            "redis_memory_used": known.get("used_memory_human", "unknown"),
             "ttl_seconds": self.ttl_seconds,
-            "redis": f"{type(memory).__name__}: {memory}" if failed else "ok",
+            "redis": redis,
             **_counts(self._cache.counters),
         }
 

@@ -11,7 +11,7 @@ from lix_cache.checks import check_count, kind_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.effects import Flow, then
-from lix_cache.errors import ArchiveError, ConfigError, InvalidInput, InvalidMessage, LixCacheError
+from lix_cache.errors import ArchiveError, ConfigError, InvalidInput, InvalidMessage, LixCacheError, told
 from lix_cache.hot.window import EVERYTHING
 from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
@@ -177,19 +177,17 @@ class Hybrid:
             meta: SessionMetadata | None = cold.metadata(self._session.id)
             turns, size = (meta.num_turns, meta.size_bytes) if meta else (0, 0)
         except ArchiveError as error:
-            archive = f"{type(error).__name__}: {error}"
-        failed = isinstance(hot, LixCacheError)
+            archive = told(error)
+        redis, length = (told(hot), None) if isinstance(hot, LixCacheError) else ("ok", hot)
         counters = {**cold.counters, **cold.changes.counters, **self._store.counters}
         return {
             **name_fields(self.session_id),
-            "hot_messages": None if isinstance(hot, LixCacheError) else min(hot, self.hot_window_size),
+            "hot_messages": None if length is None else min(length, self.hot_window_size),
             "hot_window_size": self.hot_window_size,
-            "waiting_for_disk": None
-            if isinstance(hot, LixCacheError)
-            else max(0, hot - self.hot_window_size),
+            "waiting_for_disk": None if length is None else max(0, length - self.hot_window_size),
             "disk_turns": turns,
             "disk_size_bytes": size,
-            "redis": f"{type(hot).__name__}: {hot}" if failed else "ok",
+            "redis": redis,
             "archive": archive,
             "evictor": {
                 "alive": self.evictor.is_alive,
