@@ -189,7 +189,7 @@ class CacheCoordinator(_Coordinator):
 
     def cache_semantic_response(self, url: str, query_embedding: VectorLike, response: Any) -> None:
         """Store a response for queries like this one."""
-        self.semantic_cache.set(url, query_embedding, response)
+        return self.semantic_cache.set(url, query_embedding, response)
 
     def get_url_embedding(self, url: str) -> FloatArray | None:
         """Return the URL's embedding, shape (dim,) float32, or None for a miss."""
@@ -265,11 +265,7 @@ class AsyncCacheCoordinator(_Coordinator):
     get_context_messages = awaited(CacheCoordinator.get_context_messages)
     get_formatted_context = awaited(CacheCoordinator.get_formatted_context)
     get_semantic_response = awaited(CacheCoordinator.get_semantic_response)
-
-    async def cache_semantic_response(self, url: str, query_embedding: VectorLike, response: Any) -> None:
-        """See :meth:`CacheCoordinator.cache_semantic_response`."""
-        await self.semantic_cache.set(url, query_embedding, response)
-
+    cache_semantic_response = awaited(CacheCoordinator.cache_semantic_response)
     get_url_embedding = awaited(CacheCoordinator.get_url_embedding)
     cache_url_embedding = awaited(CacheCoordinator.cache_url_embedding)
     batch_cache_url_embeddings = awaited(CacheCoordinator.batch_cache_url_embeddings)

@@ -33,9 +33,11 @@ __all__ = [
     "RedisCall",
     "Sleep",
     "ask_each",
+    "then",
 ]
 
 T = TypeVar("T")
+R = TypeVar("R")
 K = TypeVar("K")
 
 
@@ -169,6 +171,11 @@ class Call:
 
 Effect: TypeAlias = "RedisCall | RedisBatch | NodeAsks | DiskCall | Sleep | Compute | Call"
 Flow: TypeAlias = Generator[Effect, Any, T]
+
+
+def then(flow: Flow[T], make: Callable[[T], R]) -> Flow[R]:
+    """Return what ``make`` makes of a flow's result: so that no variant has to do it after waiting."""
+    return make((yield from flow))
 
 
 def ask_each(

@@ -28,6 +28,8 @@ FAULTS = {
 
 #: Where a worker found something by itself: it may have seen one message many times.
 _WORKER = "a worker"
+#: Texts that a finding quotes.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,6 @@ def _ends(texts: Sequence[Any]) -> str:
     return f"{_short(texts[0])} … {_short(texts[-1])}" if texts else "(nothing)"
 
 
-def _some(texts: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(_short(text) for text in texts[:most])
-    return shown + (f" and {len(texts) - most} more" if len(texts) > most else "")
+def _some(texts: Sequence[str]) -> str:
+    shown = ", ".join(_short(text) for text in texts[:_SHOWN])
+    return shown + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")

@@ -141,11 +141,11 @@ def demo_messages() -> list[bytes]:
         return [text.encode() for text in dict.fromkeys(texts)]
 
 
-def read_vocabulary(path: Path = VOCABULARY) -> list[bytes]:
-    """Return the phrases of a vocabulary file; the file's head says how it is written."""
+def read_vocabulary() -> list[bytes]:
+    """Return the phrases of the vocabulary file; its head says how it is written."""
     phrases: list[str] = []
     section = ""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in VOCABULARY.read_text(encoding="utf-8").splitlines():
         if line.startswith(("[words ", "[joined ", "[lines ")) and line.endswith("]"):
             section = line[1:].split()[0]
         elif not line or not section:

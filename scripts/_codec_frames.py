@@ -43,7 +43,7 @@ def conversations(one: TextSet, folder: Path) -> Iterator[list[dict[str, Any]]]:
                     yield [{"role": "user", "content": t} if isinstance(t, str) else t for t in turns]
 
 
-def frames(one: TextSet, folder: Path, limit: int | None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def frames(one: TextSet, folder: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yield (number of the conversation, ten turns), each frame once; what is left at the end is left out."""
     seen: set[str] = set()
     for number, turns in enumerate(conversations(one, folder)):
@@ -53,17 +53,12 @@ def frames(one: TextSet, folder: Path, limit: int | None) -> Iterator[tuple[int,
             if text not in seen:
                 seen.add(text)
                 yield number, frame
-            if limit is not None and len(seen) >= limit:
-                return
 
 
 def measure_frames(
     one: TextSet,
     folder: Path,
     dictionary: str | os.PathLike[str] | None = None,
-    *,
-    codec: str = "huffman",
-    limit: int | None = None,
 ) -> dict[str, Any]:
     """Append a set's conversations to a real archive, ten turns at a time, and look at its files.
 
@@ -71,8 +66,6 @@ def measure_frames(
         one: the set.
         folder: the folder with the evaluation data.
         dictionary: a dictionary that was not trained on the set; the one that ships if None.
-        codec: of the archive.
-        limit: frames at most.
 
     Returns:
         ``frames``, how many there are, and the bytes of ``json`` (``json.dumps`` of the ten turns,
@@ -81,8 +74,8 @@ def measure_frames(
     """
     sums: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="lix-frames-") as place, _WithoutSync():
-        archive = ConversationArchive(place, codec=codec, dictionary=dictionary)
-        for number, turns in frames(one, folder, limit):
+        archive = ConversationArchive(place, dictionary=dictionary)
+        for number, turns in frames(one, folder):
             text = json.dumps(turns, ensure_ascii=False).encode()
             archive.append_turns(f"{one.name}-{number}", turns)
             sums["frames"] += 1

@@ -36,15 +36,16 @@ _SESSIONS, _TURNS = 8, 10
 _WINDOWS = (10, 30)
 #: Frames of a session; sessions that are brought back.
 _FRAMES, _CHOSEN = (2, 18), 32
+_HOT_SESSIONS, _COMMITS, _EXPIRED = 500, 64, 20
 _DAY_MS = int(DAY * 1000)
 
 
-def measured(data: str | None, *, hot_sessions: int = 500) -> dict[str, float]:
+def measured(data: str | None) -> dict[str, float]:
     """Return the unit costs by the names of ``UnitCosts``."""
     texts = load_texts(data or DEMO)
     return {
         "message_bytes": message_bytes(texts),
-        **measured_redis(texts, hot_sessions),
+        **measured_redis(texts, _HOT_SESSIONS),
         **measured_objects(texts),
     }
 
@@ -136,15 +137,15 @@ def _begun(bucket: ObjectBucket) -> ObjectTier:
     return tier
 
 
-def _message_bytes(texts: Texts, commits: int = 64) -> float:
+def _message_bytes(texts: Texts) -> float:
     """Return the bytes of the commits that move messages, for each of them."""
     bucket = _bucket()
     tier = ObjectTier(bucket)
-    for number in range(commits):
+    for number in range(_COMMITS):
         group = [f"session {number} {k}" for k in range(_SESSIONS)]
         tier.append_many_locked({name: _turns(texts, number, k) for k, name in enumerate(group)})
     written = sum(one.size for one in bucket.names("0000/log/"))
-    return round(written / (commits * _SESSIONS * _TURNS), 1)
+    return round(written / (_COMMITS * _SESSIONS * _TURNS), 1)
 
 
 def _index_bytes(sessions: int) -> tuple[float, float, float]:
@@ -280,12 +281,12 @@ def _follow(bucket: ObjectBucket, names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _expiry(bucket: ObjectBucket, count: int = 20) -> dict[str, float]:
+def _expiry(bucket: ObjectBucket) -> dict[str, float]:
     """Count what a clean-up sends each hour for a log, and for each session that has expired."""
     tier = _begun(bucket)
     # What was used last comes every 977 ms, and was there for so many days before.
     last = FIRST_MS / 1000 + (_FRAMES[1] - 1) * DAY + 600
-    then = last + 14 * DAY + count * 0.977
+    then = last + 14 * DAY + _EXPIRED * 0.977
     now = Now(then, then)
     found: list[str] = []
     sent = _spent(bucket, lambda: found.extend(tier.expired_sessions(14 * DAY, now)))

@@ -84,7 +84,7 @@ def load(one: TextSet, folder: Path) -> Sample:
     kinds = {"messages": every, f"messages of at most {SMALL} bytes": small}
     # Queries and pairs are no conversations.
     if one.files[0].startswith(("conv_", "memory_")):
-        turns = (turns for _, turns in frames(one, folder, None))
+        turns = (turns for _, turns in frames(one, folder))
         kinds[FRAMES] = [json.dumps(ten, ensure_ascii=False).encode() for ten in turns]
     return Sample(one, {kind: texts for kind, texts in kinds.items() if texts})
 

@@ -101,12 +101,10 @@ class Picture:
         for number, (text, size, bold) in enumerate(rows):
             self.text(x + w / 2, top + number * step, text, size=size, at="middle", bold=bold, soft=not bold)
 
-    def arrow(self, *points: tuple[float, float], both: bool = False, dashed: bool = False) -> None:
+    def arrow(self, *points: tuple[float, float]) -> None:
         """Draw a line through the points with a head at its end."""
         way = " ".join(f"{x:g},{y:g}" for x, y in points)
-        start = ' marker-start="url(#head)"' if both else ""
-        dash = ' stroke-dasharray="5 4"' if dashed else ""
-        self.parts.append(f'<polyline class="way" points="{way}" marker-end="url(#head)"{start}{dash}/>')
+        self.parts.append(f'<polyline class="way" points="{way}" marker-end="url(#head)"/>')
 
     def svg(self, scheme: str | None = None) -> str:
         """Return the picture for both schemes, or for one of them, for programs that know no variables."""

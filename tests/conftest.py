@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ import lix_cache
 from lix_cache.config import CacheConfig
 from tests.support import CountingProxy, RedisServer
 from tests.support.coverage_forks import guard_forks
+from tests.support.lab import fast_folder
 from tests.support.sampling import mark_the_rest
+from tests.support.stores import own_store
 from tests.support.twins import Twins
 
 if TYPE_CHECKING:
@@ -54,11 +57,18 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture
 def redis_config(redis_server: RedisServer, tmp_path: Path) -> CacheConfig:
     """A config for the shared server whose keys and archive no other test has."""
-    return redis_server.config(
-        redis_key_prefix=f"t{uuid.uuid4().hex}",
-        archive_dir=tmp_path / "archive",
-        evictor_enabled=False,
-    )
+    return own_store(redis_server, tmp_path)
+
+
+@pytest.fixture
+def new_store(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., CacheConfig]]:
+    """Makes stores for tests that stop flows: small windows, and a disk in memory where there is one."""
+    folder = fast_folder(tmp_path)
+    # The breaker is open only where a test opens it.
+    small = {"hot_window_size": 4, "archive_batch_turns": 2, "redis_retry_seconds": 0}
+    places = (os.path.join(folder, str(number)) for number in count())
+    yield lambda **settings: own_store(redis_server, next(places), **{**small, **settings})
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from lix_cache.admin.flows import find_keys, window_sizes
+from lix_cache.admin.flows import OF_ONE_SESSION, find_keys, session_of, window_sizes
+from lix_cache.admin.infos import told_of
 from lix_cache.admin.results import Migrated
 from lix_cache.effects import Flow
-from lix_cache.errors import ArchiveError, InvalidMessage, RedisCommandError
+from lix_cache.errors import LixCacheError, RedisCommandError
 from lix_cache.hot.keys import Keys, escape_pattern
-from lix_cache.messages.session_key import SessionName, is_stored, shown
+from lix_cache.messages.session_key import is_stored
 from lix_cache.session import offload
-from lix_cache.session.base import Session, session_lock
+from lix_cache.session.base import session_lock
 from lix_cache.session.layout import note_anew
 from lix_cache.session.store import SeenSessions, SessionStore
 
@@ -69,26 +70,26 @@ def size(store: SessionStore, stray: Stray) -> Flow[int]:
 def migrate(store: SessionStore) -> Flow[Migrated]:
     """Move all windows of other numbers of buckets to disk, and note ours. See StoreAdmin.migrate_buckets."""
     moved = messages = 0
-    failed: dict[SessionName, str] = {}
+    failed: dict[str, LixCacheError] = {}
     # Looked for again after the note: a process that had not heard of it may have added more.
     for is_noted in (False, True):
         for stray in (yield from strays(store)):
             try:
                 messages += yield from move(store, stray)
                 moved += 1
-            except (ArchiveError, InvalidMessage, RedisCommandError) as error:
-                failed[shown(stray.session_id)] = f"{type(error).__name__}: {error}"
+            except (*OF_ONE_SESSION, RedisCommandError) as error:
+                failed[stray.session_id] = error
         if failed or is_noted:
             # Under our number no process would find what could not be moved.
             break
         yield from note_anew(store)
-    return Migrated(moved, messages, failed)
+    return Migrated(moved, messages, told_of(failed))
 
 
 def move(store: SessionStore, stray: Stray) -> Flow[int]:
     """Move the window to disk, as its own processes would. Returns how many messages moved."""
     there = _as_it_was(store, stray)
-    lock = yield from session_lock(Session(there, stray.session_id, there.settings.window_size))
+    lock = yield from session_lock(session_of(there, stray.session_id))
     try:
         moved = yield from offload.move_locked(there, {stray.session_id: 0})
     finally:

@@ -7,22 +7,34 @@ from itertools import islice
 from typing import Any
 
 from lix_cache.effects import Flow, RedisBatch, RedisCall
+from lix_cache.errors import ArchiveError, InvalidMessage
 from lix_cache.hot.scripts import Command
+from lix_cache.session.base import Session
 from lix_cache.session.store import SessionStore
 
 __all__ = [
     "AT_ONCE",
+    "OF_ONE_SESSION",
     "ask",
     "find_keys",
     "groups",
     "idle_sessions",
     "server_time",
+    "session_of",
     "window_sizes",
 ]
 
 #: Sessions asked about in one round trip.
 AT_ONCE = 250
 _SCAN_COUNT = 1000
+
+#: Trouble that is one session's own; trouble with Redis concerns all sessions.
+OF_ONE_SESSION = (ArchiveError, InvalidMessage)
+
+
+def session_of(store: SessionStore, session_id: str) -> Session:
+    """Return a session as flows take it."""
+    return Session(store, session_id, store.settings.window_size)
 
 
 def ask(command: Command) -> Flow[Any]:

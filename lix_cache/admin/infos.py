@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lix_cache.admin.results import SessionInfo
+from lix_cache.errors import told
 from lix_cache.messages.session_key import shown
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def info_of(
 
 
 def told_of(failed: Mapping[str, LixCacheError]) -> dict[SessionName, str]:
-    return {shown(sid): f"{type(error).__name__}: {error}" for sid, error in failed.items()}
+    return {shown(sid): told(error) for sid, error in failed.items()}
 
 
 def by_namespace(session: SessionName) -> tuple[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from lix_cache.admin import buckets, files, flows, moving_over, namespaces
+from lix_cache.admin import buckets, files, flows, moving_over, namespaces, offloading
 from lix_cache.admin.doctor import examine
+from lix_cache.admin.flows import OF_ONE_SESSION, session_of
 from lix_cache.admin.infos import by_namespace, info_of, told_of
 from lix_cache.admin.listing import every_session, session_page
 from lix_cache.admin.progress import OnProgress, silent
@@ -26,7 +27,7 @@ from lix_cache.arguments import config_of
 from lix_cache.checks import check_call, check_count, check_duration, check_flag
 from lix_cache.compat.caches import SemanticCacheRedis
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ArchiveError, InvalidMessage, LixCacheError, RedisCommandError
+from lix_cache.errors import LixCacheError, RedisCommandError, told
 from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import (
     SessionName,
@@ -38,16 +39,11 @@ from lix_cache.messages.session_key import (
 )
 from lix_cache.messages.turn import from_turn
 from lix_cache.session import read, reconcile, rounds, whole
-from lix_cache.session.base import Session
 from lix_cache.session.identity import adopt_archive
 from lix_cache.session.layout import StoreDriver, is_of_other_prefixes
-from lix_cache.session.offload import Moved, move_to_disk
 from lix_cache.session.store import open_store
 
 __all__ = ["StoreAdmin"]
-
-#: Trouble that is one session's own; trouble with Redis concerns all sessions.
-_OF_ONE_SESSION = (ArchiveError, InvalidMessage)
 
 
 class StoreAdmin:
@@ -120,7 +116,7 @@ class StoreAdmin:
 
     def messages(self, session_id: SessionName) -> list[Message]:
         """Return every message of a session once, in order, hot and cold; [] if there is no such session."""
-        flow = read.peek(self._session(stored_id(session_id)))
+        flow = read.peek(session_of(self._store, stored_id(session_id)))
         return [from_turn(turn) for turn in self._drive(flow)]
 
     def session_ids(self, *, namespace: str | None = None) -> list[SessionName]:
@@ -175,24 +171,10 @@ class StoreAdmin:
         check_call("on_progress", on_progress)
         seconds = self._idle_seconds(idle_seconds)
         start = None if namespace is None else stored_start(namespace)
-        total, reconciled = Moved(), 0
         if session_ids is not None:
             named = ids_of("session_ids", session_ids)
-            left = self._drive(moving_over.old_sessions(self._store, named))
-            self._take_over(left, total)
-            # What is not there, or on disk alone, is not moved, and not reported as moved.
-            there = self._drive(rounds.hot_among(self._store, named)) | left.keys()
-            chosen = [sid for sid in named if sid in there]
-        else:
-            reconciled = self._reconcile_pending(total, start)
-            hot = self._drive(rounds.list_hot(self._store))
-            hot = {sid: used for sid, used in hot.items() if in_namespace(sid, start)}
-            chosen = self._drive(flows.idle_sessions(hot, seconds))
-        on_progress(0, len(chosen))
-        for number, group in enumerate(flows.groups(chosen, rounds.SESSIONS_AT_ONCE)):
-            self._move(group, total)
-            on_progress(number * rounds.SESSIONS_AT_ONCE + len(group), len(chosen))
-        return Offloaded(total.sessions, total.messages, reconciled, told_of(total.failed))
+            return self._drive(offloading.offload_these(self._store, named, on_progress))
+        return self._drive(offloading.offload_idle(self._store, seconds, start, on_progress))
 
     def compact(
         self,
@@ -248,10 +230,10 @@ class StoreAdmin:
         for number, session_id in enumerate(sessions):
             on_progress(number, len(sessions))
             try:
-                messages += self._drive(reconcile.take_over(self._session(session_id)))
+                messages += self._drive(reconcile.take_over(session_of(self._store, session_id)))
                 moved += 1
-            except (*_OF_ONE_SESSION, RedisCommandError) as error:
-                failed[shown(session_id)] = f"{type(error).__name__}: {error}"
+            except (*OF_ONE_SESSION, RedisCommandError) as error:
+                failed[shown(session_id)] = told(error)
         on_progress(len(sessions), len(sessions))
         return Migrated(moved, messages, failed)
 
@@ -275,13 +257,6 @@ class StoreAdmin:
             return Migrated(len(sizes), sum(sizes))
         return drive(buckets.migrate(store))
 
-    def _take_over(self, left: Iterable[str], total: Moved) -> None:
-        for session_id in left:
-            try:
-                total.messages += self._drive(reconcile.take_over(self._session(session_id)))
-            except _OF_ONE_SESSION as error:
-                total.failed[session_id] = error
-
     def adopt_archive(self) -> None:
         """Note in Redis that the sessions move to the configured archive, which has taken another's place."""
         self._drive.unchecked(adopt_archive(self._store))
@@ -298,36 +273,6 @@ class StoreAdmin:
 
     def _idle_seconds(self, given: float | None) -> float:
         return self.config.idle_seconds if given is None else check_duration("idle_seconds", given)
-
-    def _move(self, group: list[str], total: Moved) -> None:
-        moved = self._drive(move_to_disk(self._store, dict.fromkeys(group, 0)))
-        total.messages += moved.messages
-        if not moved.busy:
-            total.sessions += moved.sessions
-            total.failed.update(moved.failed)
-            return
-        # Another process held a lock. The daemon would come back to it; we were asked for now.
-        for session_id in group:
-            try:
-                total.messages += self._drive(whole.flush(self._session(session_id)))
-                total.sessions += 1
-            except _OF_ONE_SESSION as error:
-                total.failed[session_id] = error
-
-    def _reconcile_pending(self, total: Moved, start: str | None) -> int:
-        reconciled = 0
-        for session_id in self._store.cold.pending_sessions():
-            if not in_namespace(session_id, start):
-                continue
-            try:
-                self._drive(reconcile.reconcile(self._session(session_id)))
-                reconciled += 1
-            except _OF_ONE_SESSION as error:
-                total.failed[session_id] = error
-        return reconciled
-
-    def _session(self, session_id: str) -> Session:
-        return Session(self._store, session_id, self.config.hot_window_size)
 
     # -- deleting ------------------------------------------------------------------------
 
@@ -360,8 +305,8 @@ class StoreAdmin:
             # Before the messages: without them nothing leads here when it is repeated.
             SemanticCacheRedis(shown(session_id), self.config).clear_session()
             try:
-                deleted += self._drive(whole.delete(self._session(session_id)))
-            except _OF_ONE_SESSION as error:
+                deleted += self._drive(whole.delete(session_of(self._store, session_id)))
+            except OF_ONE_SESSION as error:
                 failed[session_id] = error
         on_progress(len(chosen), len(chosen))
         answers = SemanticCache(None, self.config, context={"namespace": namespace}).invalidate(context={})

@@ -14,8 +14,8 @@ from lix_cache.compat.ring import NONCE_BYTES
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.aio import AsyncDriver, awaited
 from lix_cache.drivers.sync import SyncDriver
-from lix_cache.effects import Flow, RedisCall
-from lix_cache.errors import InvalidType, LixCacheError
+from lix_cache.effects import Flow, RedisCall, then
+from lix_cache.errors import InvalidType, LixCacheError, told
 from lix_cache.hot.breaker import breaker_for
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.keys import Keys
@@ -109,14 +109,14 @@ class _Semantic(_Shell):
         self._connect(clock)
 
     def _stats(self, urls: int | LixCacheError) -> dict[str, Any]:
-        failed = isinstance(urls, LixCacheError)
+        redis, count = (told(urls), None) if isinstance(urls, LixCacheError) else ("ok", urls)
         return {
             "backend": "redis",
             **name_fields(self.session_id),
-            "cached_urls": None if failed else urls,
+            "cached_urls": count,
             "ttl_seconds": self.ttl_seconds,
             "similarity_threshold": self.similarity_threshold,
-            "redis": f"{type(urls).__name__}: {urls}" if failed else "ok",
+            "redis": redis,
             **_counts(self._cache.counters),
         }
 
@@ -152,21 +152,30 @@ class _Url(_Shell):
         )
         self._connect(clock)
 
+    def _storing(self, url_embeddings: Mapping[str, VectorLike]) -> Flow[dict[str, bool]]:
+        return self._guarded(self._cache.set_many(url_embeddings), dict.fromkeys(url_embeddings, False))
+
     def _stats(self, memory: dict[str, Any] | LixCacheError) -> dict[str, Any]:
-        failed = isinstance(memory, LixCacheError)
-        used = "unknown" if isinstance(memory, LixCacheError) else memory.get("used_memory_human", "unknown")
+        redis, known = (told(memory), {}) if isinstance(memory, LixCacheError) else ("ok", memory)
         return {
             "backend": "redis",
             **name_fields(self.session_id),
-            "redis_memory_used": used,
+            "redis_memory_used": known.get("used_memory_human", "unknown"),
             "ttl_seconds": self.ttl_seconds,
-            "redis": f"{type(memory).__name__}: {memory}" if failed else "ok",
+            "redis": redis,
             **_counts(self._cache.counters),
         }
 
 
 def _counts(counters: Mapping[str, int]) -> dict[str, int]:
     return {name: counters.get(name, 0) for name in ("hits", "misses", "sets", "degraded")}
+
+
+def _or_error(flow: Flow[T]) -> Flow[T | LixCacheError]:
+    try:
+        return (yield from flow)
+    except LixCacheError as error:
+        return error
 
 
 def _memory() -> Flow[dict[str, Any]]:
@@ -231,7 +240,7 @@ class SemanticCacheRedis(_Semantic):
             InvalidMessage: the response is not JSON.
             InvalidVector, DimensionMismatch: as :meth:`get`.
         """
-        self.batch_set([(url, query_embedding, response)], ttl_seconds=ttl_seconds)
+        return self.batch_set([(url, query_embedding, response)], ttl_seconds=ttl_seconds)
 
     def batch_get(self, queries: Sequence[tuple[str, VectorLike]]) -> list[Any]:
         """Look up (url, query_embedding) pairs; None for each miss. One round trip, two with hits."""
@@ -247,23 +256,16 @@ class SemanticCacheRedis(_Semantic):
         another than that of the entries in Redis is found out there; then the entries of
         other URLs are stored.
         """
-        self._drive(
-            self._guarded(self._cache.set_many(check_rows("entries", entries, _ENTRY), ttl_seconds), None)
-        )
+        rows = check_rows("entries", entries, _ENTRY)
+        return self._drive(self._guarded(self._cache.set_many(rows, ttl_seconds), None))
 
     def clear_session(self) -> bool:
         """Drop every response of the session. Returns True; every failure is an error."""
-        self._drive(self._cache.clear())
-        return True
+        return self._drive(then(self._cache.clear(), lambda _: True))
 
     def get_stats(self) -> dict[str, Any]:
         """Return settings, the number of URLs with entries, and this object's hits and misses."""
-        urls: int | LixCacheError
-        try:
-            urls = self._drive(self._cache.count_urls())
-        except LixCacheError as error:
-            urls = error
-        return self._stats(urls)
+        return self._drive(then(_or_error(self._cache.count_urls()), self._stats))
 
 
 @speaks_for_itself
@@ -274,36 +276,11 @@ class AsyncSemanticCacheRedis(_Semantic):
         self._drive = AsyncDriver(self._endpoint)
 
     get = awaited(SemanticCacheRedis.get)
-
-    async def set(
-        self, url: str, query_embedding: VectorLike, response: Any, *, ttl_seconds: float | None = None
-    ) -> None:
-        """See :meth:`SemanticCacheRedis.set`."""
-        await self.batch_set([(url, query_embedding, response)], ttl_seconds=ttl_seconds)
-
+    set = awaited(SemanticCacheRedis.set)
     batch_get = awaited(SemanticCacheRedis.batch_get)
-
-    async def batch_set(
-        self, entries: Iterable[tuple[str, VectorLike, Any]], *, ttl_seconds: float | None = None
-    ) -> None:
-        """See :meth:`SemanticCacheRedis.batch_set`."""
-        await self._drive(
-            self._guarded(self._cache.set_many(check_rows("entries", entries, _ENTRY), ttl_seconds), None)
-        )
-
-    async def clear_session(self) -> bool:
-        """See :meth:`SemanticCacheRedis.clear_session`."""
-        await self._drive(self._cache.clear())
-        return True
-
-    async def get_stats(self) -> dict[str, Any]:
-        """See :meth:`SemanticCacheRedis.get_stats`."""
-        urls: int | LixCacheError
-        try:
-            urls = await self._drive(self._cache.count_urls())
-        except LixCacheError as error:
-            urls = error
-        return self._stats(urls)
+    batch_set = awaited(SemanticCacheRedis.batch_set)
+    clear_session = awaited(SemanticCacheRedis.clear_session)
+    get_stats = awaited(SemanticCacheRedis.get_stats)
 
 
 @speaks_for_itself
@@ -340,7 +317,9 @@ class URLEmbeddingCache(_Url):
             InvalidVector: not finite, not flat, or empty.
             DimensionMismatch: not of the configured ``embedding_dim``.
         """
-        return self.batch_set({checked_url(url): embedding})[url]
+        return self._drive(
+            then(self._storing({checked_url(url): embedding}), lambda is_stored: is_stored[url])
+        )
 
     def batch_get(self, urls: Sequence[str]) -> dict[str, FloatArray | None]:
         """Return the embedding, or None, for each URL. One round trip per ``batch_size``."""
@@ -351,17 +330,11 @@ class URLEmbeddingCache(_Url):
         """Store embeddings. One round trip per ``batch_size``; all are checked first."""
         if not isinstance(url_embeddings, Mapping):
             raise InvalidType(f"url_embeddings must be a dict of embeddings by URL, {given(url_embeddings)}")
-        failures = dict.fromkeys(url_embeddings, False)
-        return self._drive(self._guarded(self._cache.set_many(url_embeddings), failures))
+        return self._drive(self._storing(url_embeddings))
 
     def get_stats(self) -> dict[str, Any]:
         """Return settings, the server's memory, and this object's hits and misses."""
-        memory: dict[str, Any] | LixCacheError
-        try:
-            memory = self._drive(_memory())
-        except LixCacheError as error:
-            memory = error
-        return self._stats(memory)
+        return self._drive(then(_or_error(_memory()), self._stats))
 
 
 @speaks_for_itself
@@ -372,19 +345,7 @@ class AsyncURLEmbeddingCache(_Url):
         self._drive = AsyncDriver(self._endpoint)
 
     get = awaited(URLEmbeddingCache.get)
-
-    async def set(self, url: str, embedding: VectorLike) -> bool:
-        """See :meth:`URLEmbeddingCache.set`."""
-        return (await self.batch_set({checked_url(url): embedding}))[url]
-
+    set = awaited(URLEmbeddingCache.set)
     batch_get = awaited(URLEmbeddingCache.batch_get)
     batch_set = awaited(URLEmbeddingCache.batch_set)
-
-    async def get_stats(self) -> dict[str, Any]:
-        """See :meth:`URLEmbeddingCache.get_stats`."""
-        memory: dict[str, Any] | LixCacheError
-        try:
-            memory = await self._drive(_memory())
-        except LixCacheError as error:
-            memory = error
-        return self._stats(memory)
+    get_stats = awaited(URLEmbeddingCache.get_stats)

@@ -8,12 +8,17 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from lix_cache._spelling import did_you_mean, is_nearly
 from lix_cache.checks import given
+from lix_cache.config.places import check_url, is_url
 from lix_cache.errors import ConfigError
 
 __all__ = ["check_field", "options", "refuse_unknown"]
 
 #: The codecs a writer of the archive may be told to use.
 _ARCHIVE_CODECS = ("stored", "huffman", "lz4", "zstd", "deflate", "hcv1")
+
+_SEVERAL = {f"{tls}+{kind}" for tls in ("redis", "rediss") for kind in ("cluster", "sentinel")}
+_SCHEMES = frozenset({"redis", "rediss", "unix", *_SEVERAL})
+_OTHER_SCHEMES = frozenset({"http", "https", "tcp", "tls", "ssl", "valkey", "valkeys", "file"})
 
 #: Settings that must not be larger than this.
 _MOST = {
@@ -118,15 +123,47 @@ def _check_range(name: str, value: Any, shown: str) -> None:
         raise ConfigError(f"{shown} must be finite, {given(value)}")
     if name in _POSITIVE and value <= 0:
         raise ConfigError(f"{shown} must be larger than 0, {given(value)}")
-    if value < 0 and name != "semantic_similarity_threshold":
+    if name == "semantic_similarity_threshold":
+        if not -1.0 <= value <= 1.0:
+            raise ConfigError(f"{shown} must be from -1 to 1, {given(value)}")
+    elif value < 0:
         raise ConfigError(f"{shown} must not be negative, {given(value)}")
     if value > _MOST.get(name, value):
         raise ConfigError(f"{shown} must be from 1 to {_MOST[name]}, {given(value)}")
 
 
 def _check_text(name: str, value: Any, shown: str) -> None:
+    if not isinstance(value, str):
+        return
     if name == "archive_codec" and value not in _ARCHIVE_CODECS:
         raise ConfigError(f"{shown} must be one of {', '.join(_ARCHIVE_CODECS)}, {given(value)}")
     if name == "redis_host" and not value.strip():
         # A socket would take it for this machine.
         raise ConfigError(f"{shown} must name a server, and is empty")
+    if name == "redis_key_prefix" and ("{" in value or "}" in value):
+        # A brace would move the hash tag that keeps a session's keys together.
+        raise ConfigError(f"{shown} must not contain braces")
+    if name == "redis_key_prefix" and not value:
+        raise ConfigError(f"{shown} must not be empty")
+    if name == "redis_url":
+        _check_server_url(value, shown)
+    if name == "archive_dir":
+        if not value or "\0" in value:
+            raise ConfigError(f"{shown} must name a folder, and is empty or has a zero in it")
+        if is_url(value):
+            raise ConfigError(f"{shown} must name a folder; a URL is archive_url")
+    if name == "archive_url":
+        if "://" not in value:
+            raise ConfigError(f"{shown} must be a URL like s3://bucket/prefix; a folder is archive_dir")
+        check_url(value)
+
+
+def _check_server_url(url: str, shown: str) -> None:
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        # What stands there may be a password, but for what is often meant.
+        got = f"got {scheme!r}" if separator and scheme in _OTHER_SCHEMES else "got none of them"
+        raise ConfigError(
+            f"{shown} must start with redis://, rediss:// or unix://, or redis+cluster:// or "
+            f"redis+sentinel:// (rediss+... for TLS), {got}"
+        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lix_cache.arguments import speaks_for_itself
 from lix_cache.drivers.aio import awaited
 from lix_cache.drivers.threads import in_disk_thread
+from lix_cache.effects import then
 from lix_cache.errors import LixCacheError
 from lix_cache.messages.message import Message
 from lix_cache.messages.turn import from_turn
@@ -16,7 +17,7 @@ from lix_cache.session.changing import AsyncChanging, Changing
 from lix_cache.session.health import health
 from lix_cache.session.layout import AsyncStoreDriver, StoreDriver
 from lix_cache.session.reconcile import known_length
-from lix_cache.session.results import AddedMessages, StoredMessage, stored
+from lix_cache.session.results import AddedMessages, StoredMessage
 
 if TYPE_CHECKING:
     from lix_cache.vectors import VectorLike
@@ -90,7 +91,7 @@ class HybridConversationCache(Changing):
                 not and ``durability="disk"``.
         """
         turn = self._new_turn(role, content, metadata, embedding, timestamp)
-        return self._after_add(self._drive(add.add(self._session, turn)))
+        return self._drive(then(add.add(self._session, turn), self._after_add))
 
     def add_messages(self, messages: Sequence[Message], keys: Sequence[str] | None = None) -> AddedMessages:
         """Add messages together: all of them or none, and nothing comes between. One round trip.
@@ -114,7 +115,7 @@ class HybridConversationCache(Changing):
             InvalidInput, InvalidMessage, InvalidVector: refused, nothing stored.
             ArchiveUnavailable: as :meth:`add_message`.
         """
-        return self._added(self._drive(self._adding(messages, keys)))
+        return self._drive(self._adding(messages, keys))
 
     def get_last(self, n: int) -> list[StoredMessage]:
         """Return the newest messages of the history with their ids, oldest first.
@@ -125,7 +126,7 @@ class HybridConversationCache(Changing):
         Raises:
             ConfigError: ``n`` is no whole number, or negative.
         """
-        return stored(self._drive(self._last(n)))
+        return self._drive(self._last(n))
 
     def get_messages(
         self, limit: int | None = 100, before: str | None = None, after: str | None = None
@@ -141,7 +142,7 @@ class HybridConversationCache(Changing):
             InvalidInput: ``before`` or ``after`` is no id.
             ConfigError: ``limit`` is no whole number, or negative.
         """
-        return stored(self._drive(self._between(limit, before, after)))
+        return self._drive(self._between(limit, before, after))
 
     def get_context(self) -> list[Message]:
         """Return the newest messages, ``hot_window_size`` at most, oldest first.
@@ -159,7 +160,8 @@ class HybridConversationCache(Changing):
 
     def get_full(self) -> list[Message]:
         """Return every message of the session once, in order: hot and cold."""
-        return [from_turn(turn) for turn in self._drive(read.get_full(self._session))]
+        flow = read.get_full(self._session)
+        return self._drive(then(flow, lambda turns: [from_turn(turn) for turn in turns]))
 
     def smart_context(
         self,
@@ -196,7 +198,8 @@ class HybridConversationCache(Changing):
 
     def get_formatted_context(self, max_lines: int = 50) -> str:
         """Return the context as ``Role: text`` lines, 200 characters of each message."""
-        return context.format_context(self.get_context(), max_lines)
+        flow = context.get_context(self._session, self._budget)
+        return self._drive(then(flow, lambda messages: context.format_context(messages, max_lines)))
 
     def flush_to_disk(self) -> bool:
         """Move all of the session to disk now. Returns True; every failure is an error.
@@ -204,8 +207,7 @@ class HybridConversationCache(Changing):
         Raises:
             RedisUnavailable: the messages cannot be read; they stay where they are.
         """
-        self._drive(whole.flush(self._session))
-        return True
+        return self._drive(then(whole.flush(self._session), lambda _: True))
 
     def clear(self) -> bool:
         """Empty the context. Every message stays in the history, whatever was archived before.
@@ -217,8 +219,7 @@ class HybridConversationCache(Changing):
             RedisUnavailable: nothing was done.
             ArchiveUnavailable: nothing was cleared; all messages are where they were.
         """
-        self._drive(whole.clear(self._session))
-        return True
+        return self._drive(then(whole.clear(self._session), lambda _: True))
 
     def delete_session(self) -> bool:
         """Remove the session from Redis and disk; False if there was none."""
@@ -262,57 +263,16 @@ class AsyncHybridConversationCache(AsyncChanging):
     def _connect(self) -> None:
         self._drive = AsyncStoreDriver(self._store)
 
-    async def add_message(
-        self,
-        role: str,
-        content: Any,
-        metadata: dict[str, Any] | None = None,
-        embedding: VectorLike | None = None,
-        *,
-        timestamp: float | None = None,
-    ) -> int:
-        """See :meth:`HybridConversationCache.add_message`."""
-        turn = self._new_turn(role, content, metadata, embedding, timestamp)
-        return self._after_add(await self._drive(add.add(self._session, turn)))
-
-    async def add_messages(
-        self, messages: Sequence[Message], keys: Sequence[str] | None = None
-    ) -> AddedMessages:
-        """See :meth:`HybridConversationCache.add_messages`."""
-        return self._added(await self._drive(self._adding(messages, keys)))
-
-    async def get_last(self, n: int) -> list[StoredMessage]:
-        """See :meth:`HybridConversationCache.get_last`."""
-        return stored(await self._drive(self._last(n)))
-
-    async def get_messages(
-        self, limit: int | None = 100, before: str | None = None, after: str | None = None
-    ) -> list[StoredMessage]:
-        """See :meth:`HybridConversationCache.get_messages`."""
-        return stored(await self._drive(self._between(limit, before, after)))
-
+    add_message = awaited(HybridConversationCache.add_message)
+    add_messages = awaited(HybridConversationCache.add_messages)
+    get_last = awaited(HybridConversationCache.get_last)
+    get_messages = awaited(HybridConversationCache.get_messages)
     get_context = awaited(HybridConversationCache.get_context)
-
-    async def get_full(self) -> list[Message]:
-        """See :meth:`HybridConversationCache.get_full`."""
-        return [from_turn(turn) for turn in await self._drive(read.get_full(self._session))]
-
+    get_full = awaited(HybridConversationCache.get_full)
     smart_context = awaited(HybridConversationCache.smart_context)
-
-    async def get_formatted_context(self, max_lines: int = 50) -> str:
-        """See :meth:`HybridConversationCache.get_formatted_context`."""
-        return context.format_context(await self.get_context(), max_lines)
-
-    async def flush_to_disk(self) -> bool:
-        """See :meth:`HybridConversationCache.flush_to_disk`."""
-        await self._drive(whole.flush(self._session))
-        return True
-
-    async def clear(self) -> bool:
-        """See :meth:`HybridConversationCache.clear`."""
-        await self._drive(whole.clear(self._session))
-        return True
-
+    get_formatted_context = awaited(HybridConversationCache.get_formatted_context)
+    flush_to_disk = awaited(HybridConversationCache.flush_to_disk)
+    clear = awaited(HybridConversationCache.clear)
     delete_session = awaited(HybridConversationCache.delete_session)
 
     async def get_stats(self) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.drivers.aio import awaited
+from lix_cache.effects import then
 from lix_cache.messages.message import Message
 from lix_cache.session import changes
 from lix_cache.session.hybrid import Hybrid
 from lix_cache.session.layout import AsyncStoreDriver, StoreDriver
-from lix_cache.session.results import AddedMessages, StoredMessage, existing_id, stored
+from lix_cache.session.results import AddedMessages, StoredMessage, existing_id, stored_one
 
 if TYPE_CHECKING:
     from lix_cache.vectors import VectorLike
@@ -42,8 +43,8 @@ class Changing(Hybrid):
                 last message of the archive is taken, and Redis is told when it is back.
             ArchiveUnavailable: nothing was taken off.
         """
-        turn = self._drive(changes.pop_last(self._session))
-        return None if turn is None else stored([turn])[0]
+        flow = changes.pop_last(self._session)
+        return self._drive(then(flow, lambda turn: None if turn is None else stored_one(turn)))
 
     def delete_message(self, message_id: str) -> bool:
         """Delete a message for good; False if the session has none of that id.
@@ -88,8 +89,7 @@ class Changing(Hybrid):
             InvalidInput, InvalidMessage, InvalidVector: refused, nothing was changed.
             RedisUnavailable, ArchiveUnavailable: as :meth:`pop_last`.
         """
-        flow = self._editing(message_id, content, role, metadata, embedding)
-        return stored([self._drive(flow)])[0]
+        return self._drive(self._editing(message_id, content, role, metadata, embedding))
 
     def replace_all(self, messages: Sequence[Message], expected: str | None = None) -> AddedMessages:
         """Put messages in the place of all that the session holds: all or nothing.
@@ -109,7 +109,7 @@ class Changing(Hybrid):
             RedisUnavailable: what Redis holds cannot be known; nothing was replaced.
             InvalidInput, InvalidMessage, InvalidVector, ArchiveUnavailable: nothing was replaced.
         """
-        return self._added(self._drive(self._replacing(messages, expected)))
+        return self._drive(self._replacing(messages, expected))
 
 
 class AsyncChanging(Hybrid):
@@ -118,27 +118,7 @@ class AsyncChanging(Hybrid):
     _drive: AsyncStoreDriver
 
     get_revision = awaited(Changing.get_revision)
-
-    async def pop_last(self) -> StoredMessage | None:
-        """See :meth:`HybridConversationCache.pop_last`."""
-        turn = await self._drive(changes.pop_last(self._session))
-        return None if turn is None else stored([turn])[0]
-
+    pop_last = awaited(Changing.pop_last)
     delete_message = awaited(Changing.delete_message)
-
-    async def edit(
-        self,
-        message_id: str,
-        content: Any,
-        *,
-        role: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        embedding: VectorLike | None = None,
-    ) -> StoredMessage:
-        """See :meth:`HybridConversationCache.edit`."""
-        flow = self._editing(message_id, content, role, metadata, embedding)
-        return stored([await self._drive(flow)])[0]
-
-    async def replace_all(self, messages: Sequence[Message], expected: str | None = None) -> AddedMessages:
-        """See :meth:`HybridConversationCache.replace_all`."""
-        return self._added(await self._drive(self._replacing(messages, expected)))
+    edit = awaited(Changing.edit)
+    replace_all = awaited(Changing.replace_all)

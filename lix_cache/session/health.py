@@ -14,6 +14,7 @@ from lix_cache.errors import (
     LayoutMismatch,
     RedisError,
     RedisUnavailable,
+    told,
 )
 from lix_cache.hot.probe import probe, verdict
 from lix_cache.session.layout import agree
@@ -50,7 +51,7 @@ class ArchiveState:
         """Note that the folder refused; say so, once."""
         if self.trouble is None:
             logger.warning("the archive refuses, and messages stay in Redis until it does not: {}", error)
-        self.trouble = f"{type(error).__name__}: {error}"
+        self.trouble = told(error)
 
 
 def before_add(store: SessionStore) -> Flow[None]:
@@ -93,18 +94,17 @@ def redis_trouble(store: SessionStore) -> Flow[RedisError | None]:
 
 def health(store: SessionStore) -> Flow[dict[str, Any]]:
     """Try both tiers once, with a write each. Returns their states; raises nothing for what it finds."""
-    redis = archive = "ok"
+    archive = "ok"
     trouble = yield from redis_trouble(store)
-    if trouble is not None:
-        redis = f"{type(trouble).__name__}: {trouble}"
+    redis = "ok" if trouble is None else told(trouble)
     try:
         yield from _look(store)
     except ArchiveError as error:
-        archive = f"{type(error).__name__}: {error}"
+        archive = told(error)
     try:
         yield from agree(store, notes=False)
     except (ArchiveMismatch, LayoutMismatch) as error:
-        return {"status": "down", "redis": f"{type(error).__name__}: {error}", "archive": archive}
+        return {"status": "down", "redis": told(error), "archive": archive}
     settings = store.settings
     goes_on = {
         (True, True): "ok",

@@ -10,7 +10,8 @@ from lix_cache.arguments import config_with
 from lix_cache.checks import check_count, kind_of
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
-from lix_cache.errors import ArchiveError, ConfigError, InvalidInput, InvalidMessage, LixCacheError
+from lix_cache.effects import Flow, then
+from lix_cache.errors import ArchiveError, ConfigError, InvalidInput, InvalidMessage, LixCacheError, told
 from lix_cache.hot.window import EVERYTHING
 from lix_cache.messages.message import Message
 from lix_cache.messages.session_key import SessionName, name_fields, shown, stored_id
@@ -20,13 +21,12 @@ from lix_cache.session.base import Session
 from lix_cache.session.batch import AddResult, check_keys, check_size
 from lix_cache.session.budget import Budget, estimate_tokens
 from lix_cache.session.evictor import Evictor, evictor_for
-from lix_cache.session.results import AddedMessages, existing_id, given_id
+from lix_cache.session.results import AddedMessages, StoredMessage, existing_id, given_id, stored, stored_one
 from lix_cache.session.store import open_store
 from lix_cache.vectors import check_dimension
 
 if TYPE_CHECKING:
     from lix_cache.archive.facts import SessionMetadata
-    from lix_cache.effects import Flow
     from lix_cache.storage.files import Files
     from lix_cache.vectors import VectorLike
 
@@ -59,9 +59,9 @@ class Hybrid:
             redis_ttl=("session_ttl_seconds", redis_ttl),
             evict_after_minutes=("evict_after_minutes", evict_after_minutes),
         )
-        stored = stored_id(session_id)
+        session = stored_id(session_id)
         # Not the bare id of a key: a cache that is made of it would be of another session.
-        self.session_id = shown(stored)
+        self.session_id = shown(session)
         self.hot_window_size = self._config.hot_window_size
         self.redis_ttl = self._config.session_ttl_seconds
         self._store = open_store(
@@ -73,7 +73,7 @@ class Hybrid:
         self.evictor: Evictor = evictor_for(self._store)
         # The memory of an outage belongs to the store, not to one object.
         self._store.share(self.evictor.store)
-        self._session = Session(self._store, stored, self.hot_window_size)
+        self._session = Session(self._store, session, self.hot_window_size)
         self._connect()
         self.evictor.use(self._config.idle_seconds, flush_on_exit=self._config.flush_on_exit)
         if self._config.evictor_enabled:
@@ -117,12 +117,12 @@ class Hybrid:
             )
         return self._new_turn(**{"metadata": None, "timestamp": None, "embedding": None, **message})
 
-    def _adding(self, messages: Sequence[Message], keys: Sequence[str] | None) -> Flow[AddResult]:
+    def _adding(self, messages: Sequence[Message], keys: Sequence[str] | None) -> Flow[AddedMessages]:
         turns = self._new_turns(messages)
         names = check_keys(keys, len(turns))
         if names is None:
-            return add.add(self._session, *turns)
-        return add.add_keyed(self._session, turns, names)
+            return then(add.add(self._session, *turns), self._added)
+        return then(add.add_keyed(self._session, turns, names), self._added)
 
     def _added(self, result: AddResult) -> AddedMessages:
         in_window = self._after_add(result)
@@ -135,7 +135,7 @@ class Hybrid:
         role: str | None,
         metadata: dict[str, Any] | None,
         embedding: VectorLike | None,
-    ) -> Flow[Turn]:
+    ) -> Flow[StoredMessage]:
         given = self._new_turn("" if role is None else role, content, metadata, embedding, None)
 
         def edited(turn: Turn) -> Turn:
@@ -146,19 +146,20 @@ class Hybrid:
                 body["metadata"] = metadata
             return Turn(turn.id, body, given.vector)
 
-        return changes.edit(self._session, existing_id(message_id), edited)
+        return then(changes.edit(self._session, existing_id(message_id), edited), stored_one)
 
-    def _replacing(self, messages: Sequence[Message], expected: str | None) -> Flow[AddResult]:
+    def _replacing(self, messages: Sequence[Message], expected: str | None) -> Flow[AddedMessages]:
         if expected is not None and not isinstance(expected, str):
             raise InvalidInput("expected must be what get_revision() returned, or None")
-        return changes.replace_all(self._session, self._new_turns(messages), expected)
+        return then(changes.replace_all(self._session, self._new_turns(messages), expected), self._added)
 
-    def _last(self, n: int) -> Flow[list[Turn]]:
-        return history.last(self._session, _at_least_0("n", n))
+    def _last(self, n: int) -> Flow[list[StoredMessage]]:
+        return then(history.last(self._session, _at_least_0("n", n)), stored)
 
-    def _between(self, limit: int | None, before: str | None, after: str | None) -> Flow[list[Turn]]:
+    def _between(self, limit: int | None, before: str | None, after: str | None) -> Flow[list[StoredMessage]]:
         count = EVERYTHING if limit is None else _at_least_0("limit", limit)
-        return history.between(self._session, count, given_id("before", before), given_id("after", after))
+        ids = given_id("before", before), given_id("after", after)
+        return then(history.between(self._session, count, *ids), stored)
 
     def _after_add(self, result: AddResult) -> int:
         """Wake the daemon if it has work; return the messages now in the window."""
@@ -176,19 +177,17 @@ class Hybrid:
             meta: SessionMetadata | None = cold.metadata(self._session.id)
             turns, size = (meta.num_turns, meta.size_bytes) if meta else (0, 0)
         except ArchiveError as error:
-            archive = f"{type(error).__name__}: {error}"
-        failed = isinstance(hot, LixCacheError)
+            archive = told(error)
+        redis, length = (told(hot), None) if isinstance(hot, LixCacheError) else ("ok", hot)
         counters = {**cold.counters, **cold.changes.counters, **self._store.counters}
         return {
             **name_fields(self.session_id),
-            "hot_messages": None if isinstance(hot, LixCacheError) else min(hot, self.hot_window_size),
+            "hot_messages": None if length is None else min(length, self.hot_window_size),
             "hot_window_size": self.hot_window_size,
-            "waiting_for_disk": None
-            if isinstance(hot, LixCacheError)
-            else max(0, hot - self.hot_window_size),
+            "waiting_for_disk": None if length is None else max(0, length - self.hot_window_size),
             "disk_turns": turns,
             "disk_size_bytes": size,
-            "redis": f"{type(hot).__name__}: {hot}" if failed else "ok",
+            "redis": redis,
             "archive": archive,
             "evictor": {
                 "alive": self.evictor.is_alive,

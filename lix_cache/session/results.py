@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lix_cache.messages.message import Message
     from lix_cache.messages.turn import Turn
 
-__all__ = ["AddedMessages", "StoredMessage", "existing_id", "given_id", "stored"]
+__all__ = ["AddedMessages", "StoredMessage", "existing_id", "given_id", "stored", "stored_one"]
 
 _ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 _BELOW = 1 << 64
@@ -51,7 +51,12 @@ class StoredMessage:
 
 def stored(turns: Iterable[Turn]) -> list[StoredMessage]:
     """Return messages as users see them, with their ids."""
-    return [StoredMessage(str(turn.id), from_turn(turn)) for turn in turns]
+    return [stored_one(turn) for turn in turns]
+
+
+def stored_one(turn: Turn) -> StoredMessage:
+    """Return a message as users see it, with its id."""
+    return StoredMessage(str(turn.id), from_turn(turn))
 
 
 def given_id(name: str, text: str | None) -> MessageId | None:

@@ -40,24 +40,28 @@ LEASE_MS = 30_000
 #: Less than the time between two looks of one daemon, so that no other need take its turn.
 CLEAN_UP_LEASE_MS = 3_300_000
 
+#: Windows of one bucket that are looked at in one round.
+_OVERFLOWING = 256
+#: Sessions asked about in one round trip.
+_ASKED_AT_ONCE = 500
+
 _ALL_DONE = object()
 
 
-def spill_overflow(
-    store: SessionStore, limit: int = 256, *, buckets: Collection[int] | None = None
-) -> Flow[Moved]:
+def spill_overflow(store: SessionStore, *, buckets: Collection[int] | None = None) -> Flow[Moved]:
     """Bring windows that have grown by a batch back to their size.
 
     Args:
         store: the tiers.
-        limit: windows of one bucket.
         buckets: those to look at; None for all.
     """
     total, hot = Moved(), store.hot
     silent: dict[int, LixCacheError] = {}
     if buckets is None:
         buckets = range(hot.keys.buckets)
-    replies = yield from ask_each({bucket: hot.overflowing(bucket, limit) for bucket in buckets}, silent)
+    replies = yield from ask_each(
+        {bucket: hot.overflowing(bucket, _OVERFLOWING) for bucket in buckets}, silent
+    )
     windows = {sid: size for reply in replies.values() for sid, size in _pairs(reply).items()}
     for group in _groups(windows, SESSIONS_AT_ONCE):
         moved = yield from move_to_disk(store, {sid: int(windows[sid]) for sid in group})
@@ -338,10 +342,10 @@ def _has_clean_up_lease(store: SessionStore, who: str | None) -> Flow[bool]:
         return True
 
 
-def hot_among(store: SessionStore, session_ids: Sequence[str], page: int = 500) -> Flow[set[str]]:
+def hot_among(store: SessionStore, session_ids: Sequence[str]) -> Flow[set[str]]:
     """Return those of the sessions that have a window in Redis, or whose server, of several, is away."""
     hot: set[str] = set()
-    for group in _groups(session_ids, page):
+    for group in _groups(session_ids, _ASKED_AT_ONCE):
         lengths = tuple(store.hot.length(session_id) for session_id in group)
         replies = yield RedisBatch(lengths, errors_as_values=True)
         for session_id, reply in zip(group, replies, strict=True):

@@ -64,26 +64,6 @@ HOSTILE_IDS = [
 ]
 
 
-@pytest.fixture
-def config(redis_config: CacheConfig) -> CacheConfig:
-    return redis_config.replace(hot_window_size=4, archive_batch_turns=2)
-
-
-@pytest.fixture
-def open_cache(twins: Twins, config: CacheConfig) -> Callable[..., Any]:
-    """Makes caches of one store: of the session "s" unless another is named."""
-
-    def make(session_id: str = "s", **changes: Any) -> Any:
-        return twins.make("HybridConversationCache", session_id, config.replace(**changes))
-
-    return make
-
-
-@pytest.fixture
-def cache(open_cache: Callable[..., Any]) -> Any:
-    return open_cache()
-
-
 def say(cache: Any, *texts: Any) -> None:
     for text in texts:
         cache.add_message("user", text)

@@ -22,24 +22,6 @@ from tests.support.twins import Twins
 pytestmark = pytest.mark.promise("no-loss")
 
 
-@pytest.fixture
-def config(redis_config: CacheConfig) -> CacheConfig:
-    return redis_config.replace(hot_window_size=4, archive_batch_turns=2, evictor_enabled=False)
-
-
-@pytest.fixture
-def open_cache(twins: Twins, config: CacheConfig) -> Callable[..., Any]:
-    def make(session_id: str = "s", **changes: Any) -> Any:
-        return twins.make("HybridConversationCache", session_id, config.replace(**changes))
-
-    return make
-
-
-@pytest.fixture
-def cache(open_cache: Callable[..., Any]) -> Any:
-    return open_cache()
-
-
 def ids(messages: Any) -> list[str]:
     return [one.id for one in messages]
 

@@ -28,24 +28,6 @@ from tests.support.twins import ManualClock, Twins
 pytestmark = pytest.mark.promise("no-loss")
 
 
-@pytest.fixture
-def config(redis_config: CacheConfig) -> CacheConfig:
-    return redis_config.replace(hot_window_size=4, archive_batch_turns=2, evictor_enabled=False)
-
-
-@pytest.fixture
-def open_cache(twins: Twins, config: CacheConfig) -> Callable[..., Any]:
-    def make(session_id: str = "s", **changes: Any) -> Any:
-        return twins.make("HybridConversationCache", session_id, config.replace(**changes))
-
-    return make
-
-
-@pytest.fixture
-def cache(open_cache: Callable[..., Any]) -> Any:
-    return open_cache()
-
-
 def fill(cache: Any, where: str) -> tuple[str, ...]:
     """Add six messages, and have them lie hot, cold, or on both sides."""
     first = cache.add_messages(batch("a", "b", "c"))

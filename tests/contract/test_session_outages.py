@@ -17,6 +17,7 @@ from lix_cache.messages.turn import new_turn
 from tests.support import RedisServer
 from tests.support.redis_server import nowhere
 from tests.support.sessions import batch, said
+from tests.support.stores import own_store
 from tests.support.twins import ManualClock, Twins
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -32,14 +33,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def config(server: RedisServer, tmp_path: Path) -> CacheConfig:
-    return server.config(
-        archive_dir=str(tmp_path / "archive"),
-        redis_key_prefix=f"t{tmp_path.name}",
-        redis_socket_timeout=1.0,
-        redis_retry_seconds=30,
-        hot_window_size=20,
-        evictor_enabled=False,
-    )
+    return own_store(server, tmp_path, redis_socket_timeout=1.0, redis_retry_seconds=30)
 
 
 @pytest.fixture

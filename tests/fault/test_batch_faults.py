@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import random
-import shutil
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from lix_cache.archive import decoding, reading
+from lix_cache.config import CacheConfig
 from lix_cache.effects import DiskCall, RedisBatch, RedisCall
 from lix_cache.errors import LixCacheError, RedisUnavailable
 from lix_cache.hot.connections import NewConnection
 from lix_cache.session import add, history
-from tests.support import RedisServer
-from tests.support.lab import Process, World, fast_folder
+from tests.support.lab import Process, World
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -27,22 +24,8 @@ class Crash(BaseException):
 
 
 @pytest.fixture
-def new_world(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., World]]:
-    folder = fast_folder(tmp_path)
-
-    def make(**changes: Any) -> World:
-        settings: dict[str, Any] = {
-            "redis_key_prefix": f"t{uuid.uuid4().hex}",
-            "archive_dir": f"{folder}/{uuid.uuid4().hex}",
-            "hot_window_size": 4,
-            "archive_batch_turns": 2,
-            "redis_retry_seconds": 0,
-            "evictor_enabled": False,
-        }
-        return World(redis_server.config(**{**settings, **changes}))
-
-    yield make
-    shutil.rmtree(folder, ignore_errors=True)
+def new_world(new_store: Callable[..., CacheConfig]) -> Callable[..., World]:
+    return lambda **changes: World(new_store(**changes))
 
 
 def adding(process: Process, texts: list[str]) -> Any:

@@ -4,52 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lix_cache.config import CacheConfig
-from lix_cache.effects import Effect, Flow, RedisBatch, RedisCall
+from lix_cache.effects import Flow
 from lix_cache.errors import ArchiveUnavailable, RedisUnavailable
 from lix_cache.hot import scripts
 from lix_cache.hot.connections import NewConnection
-from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.messages.turn import MessageId, Turn
 from lix_cache.session import changes, read, rounds
 from lix_cache.session.batch import AddResult
 from tests.support import RedisServer
-from tests.support.lab import Process, contents, fast_folder, is_free
+from tests.support.lab import Process, contents, is_free
 from tests.support.redis_server import nowhere
 
 pytestmark = pytest.mark.promise("no-loss")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[str]:
-    made = fast_folder(tmp_path)
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
-
-
-@pytest.fixture
-def new_config(redis_server: RedisServer, folder: str) -> Callable[..., CacheConfig]:
-    def make(**settings: Any) -> CacheConfig:
-        common: dict[str, Any] = {
-            "redis_key_prefix": f"t{uuid.uuid4().hex}",
-            "archive_dir": f"{folder}/{uuid.uuid4().hex}",
-            "hot_window_size": 4,
-            "archive_batch_turns": 2,
-            "archive_lock_timeout_seconds": 0.05,
-            "redis_retry_seconds": 0,
-            "evictor_enabled": False,
-        }
-        return redis_server.config(**{**common, **settings})
-
-    return make
+def new_config(new_store: Callable[..., CacheConfig]) -> Callable[..., CacheConfig]:
+    return partial(new_store, archive_lock_timeout_seconds=0.05)
 
 
 # -- situations and changes -------------------------------------------------------------------
@@ -249,17 +228,6 @@ def test_a_change_that_is_torn_costs_nothing_else(
         check(config, list("abcd"))
 
 
-def run_until(process: Process, running: Flow[Any], script: Script) -> Effect:
-    """Run a flow to the step that sends a script, and return the step, not carried out."""
-    step = running.send(None)
-    while True:
-        commands = step.commands if isinstance(step, RedisBatch) else ()
-        commands = (step.command,) if isinstance(step, RedisCall) else commands
-        if any(isinstance(one, ScriptCall) and one.script is script for one in commands):
-            return step
-        step = process.step(running, step)
-
-
 @pytest.mark.parametrize("policy", ["archive", "raise"])
 def test_a_message_that_redis_was_not_told_of_is_gone_all_the_same(
     new_config: Callable[..., CacheConfig], policy: str
@@ -269,7 +237,7 @@ def test_a_message_that_redis_was_not_told_of_is_gone_all_the_same(
     both(process)
     assert witness.full() == list("abcde")
     running = pop(process)
-    step = run_until(process, running, scripts.TAKE_OUT)
+    step = process.run_until(running, scripts.TAKE_OUT)
     left = running.throw(RedisUnavailable("no answer in time", maybe_done=True, timed_out=True))
     with pytest.raises(StopIteration) as stop:
         while True:
@@ -289,7 +257,7 @@ def test_what_is_taken_out_late_has_its_nonce(new_config: Callable[..., CacheCon
     process = Process(config)
     both(process)
     running = pop(process)
-    step = run_until(process, running, scripts.TAKE_OUT)
+    step = process.run_until(running, scripts.TAKE_OUT)
     running.close()
     window = process.store.hot.keys.window("s")
     ((last, (_, kept)),) = process.ask("XREVRANGE", window, "+", "-", "COUNT", 1)
@@ -305,7 +273,7 @@ def test_what_was_read_before_a_deletion_is_not_put_back(new_config: Callable[..
     process, reader = Process(config), Process(config)
     cold(process)
     running = read.get_context(reader.session)
-    step = run_until(reader, running, scripts.REHYDRATE)
+    step = reader.run_until(running, scripts.REHYDRATE)
     with contextlib.suppress(StopIteration):
         running.throw(RedisUnavailable("no answer in time", maybe_done=True, timed_out=True))
     process.drive(delete_last(process))
@@ -321,7 +289,7 @@ def test_a_late_copy_of_a_deleted_message_does_not_bring_it_back(
     process = Process(config)
     hot(process)
     running = process.adding("d")
-    step = run_until(process, running, scripts.ADD)
+    step = process.run_until(running, scripts.ADD)
     # The connection broke before the add was carried out; it is sent again, and archived as contested.
     again = running.throw(RedisUnavailable("connection lost", maybe_done=True))
     with contextlib.suppress(StopIteration):

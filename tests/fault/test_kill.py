@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from lix_cache.storage.files import Files
 from tests.support import RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process, fast_folder, is_free
+from tests.support.stores import own_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise("no-loss")]
 
@@ -37,14 +37,7 @@ CHANGES = ["append", "write_synced", "truncate", "rename", "remove", "sync_folde
 def config(redis_server: RedisServer, tmp_path: Path) -> Iterator[CacheConfig]:
     # A killed process takes nothing with it that was written, so memory will do as a disk.
     folder = fast_folder(tmp_path)
-    yield redis_server.config(
-        redis_key_prefix=f"t{uuid.uuid4().hex}",
-        archive_dir=folder,
-        hot_window_size=5,
-        archive_batch_turns=3,
-        evictor_enabled=False,
-        on_redis_error="raise",
-    )
+    yield own_store(redis_server, folder, hot_window_size=5, archive_batch_turns=3, on_redis_error="raise")
     shutil.rmtree(folder, ignore_errors=True)
 
 

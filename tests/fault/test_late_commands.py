@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,16 +32,9 @@ pytestmark = pytest.mark.promise("no-loss")
 
 
 @pytest.fixture
-def config(redis_server: RedisServer, tmp_path: Path) -> CacheConfig:
+def config(redis_config: CacheConfig) -> CacheConfig:
     """The store as processes see it whose commands arrive in time."""
-    return redis_server.config(
-        archive_dir=tmp_path / "archive",
-        redis_key_prefix=f"t{uuid.uuid4().hex}",
-        hot_window_size=4,
-        archive_batch_turns=2,
-        redis_retry_seconds=0,
-        evictor_enabled=False,
-    )
+    return redis_config.replace(hot_window_size=4, archive_batch_turns=2, redis_retry_seconds=0)
 
 
 @pytest.fixture
@@ -69,17 +60,6 @@ def check(config: CacheConfig, full: list[str], context: list[str] | None = None
     assert said(cache.get_context()) == expected
 
 
-def run_until(process: Process, running: Flow[Any], script: Script) -> Effect:
-    """Run a flow to the step that sends a script, and return the step, not carried out."""
-    step = running.send(None)
-    while True:
-        commands = step.commands if isinstance(step, RedisBatch) else ()
-        commands = (step.command,) if isinstance(step, RedisCall) else commands
-        if any(isinstance(one, ScriptCall) and one.script is script for one in commands):
-            return step
-        step = process.step(running, step)
-
-
 def give_up(running: Flow[Any]) -> Any:
     """Let the flow hear that there was no answer in time; return what it returns."""
     try:
@@ -92,7 +72,7 @@ def give_up(running: Flow[Any]) -> Any:
 def sent_twice(process: Process) -> Effect:
     """Add "twice" over a connection that breaks; return the first sending, not carried out."""
     adding = process.adding("twice")
-    first = run_until(process, adding, scripts.ADD)
+    first = process.run_until(adding, scripts.ADD)
     step = adding.throw(RedisUnavailable("the connection broke", maybe_done=True))
     with pytest.raises(StopIteration):
         while True:
@@ -186,7 +166,7 @@ def test_a_ticket_of_a_read_that_is_carried_out_twice_is_not_the_first_ones(conf
         process.add(text)
     process.flush()
     reading = read_flow.get_context(process.session)
-    read = run_until(process, reading, scripts.READ)
+    read = process.run_until(reading, scripts.READ)
     process.drive._perform(read)
     step = process.step(reading, read)
     while not (isinstance(step, RedisCall) and getattr(step.command, "script", None) is scripts.REHYDRATE):
@@ -206,7 +186,7 @@ def test_a_session_that_changed_while_it_was_read_is_read_again(config: CacheCon
         process.add(text)
     process.flush()
     reading = read_flow.get_context(process.session)
-    read = run_until(process, reading, scripts.READ)
+    read = process.run_until(reading, scripts.READ)
     step = process.step(reading, read)
     other.add("d")
     other.flush()
@@ -228,7 +208,7 @@ def test_readers_of_a_cold_session_put_it_back_once(config: CacheConfig) -> None
         one.add(text)
     one.flush()
     first, second = read_flow.get_context(one.session), read_flow.get_context(two.session)
-    step = one.step(first, run_until(one, first, scripts.READ))
+    step = one.step(first, one.run_until(first, scripts.READ))
     assert two.context() == ["a", "b", "c"]
     with pytest.raises(StopIteration) as stop:
         while True:
@@ -403,7 +383,7 @@ def test_an_add_that_fills_a_gap_is_noted_before_it_is_sent(config: CacheConfig)
     process = Process(config)
     process.add("a")
     filling = append._append_hot(process.session, Batch((process.turn("b"),)), Gap.FILL, locked=False)
-    run_until(process, filling, scripts.ADD)
+    process.run_until(filling, scripts.ADD)
     with pytest.raises(RedisUnavailable):
         give_up(filling)
     assert process.store.outage_sessions == {"s"}
@@ -458,12 +438,12 @@ def test_a_deletion_leaves_no_empty_stream_that_numbers_within_its_millisecond(c
     ((taken_back, _),) = client.xrange(keys.window("s"))
     client.xdel(keys.window("s"), taken_back)
     deleting = whole.delete(other.session)
-    step = other.step(deleting, run_until(other, deleting, scripts.ENDS))
+    step = other.step(deleting, other.run_until(deleting, scripts.ENDS))
     # As if the add came within the millisecond of that look.
     high = keys.high_water(keys.bucket("s"))
     client.set(high, int(client.get(high)) + 60_000)
     adding = process.adding("acknowledged")
-    cold = process.drive._perform(run_until(process, adding, scripts.ADD))
+    cold = process.drive._perform(process.run_until(adding, scripts.ADD))
     assert cold == b"COLD"
     adding.close()
     with pytest.raises(StopIteration):
@@ -480,7 +460,7 @@ def test_a_message_that_is_added_in_the_middle_of_a_deletion_is_there_or_not_but
     process, other = Process(config), Process(config)
     process.add("old")
     deleting = whole.delete(process.session)
-    step = run_until(process, deleting, scripts.FORGET)
+    step = process.run_until(deleting, scripts.FORGET)
     other.add("between")
     with pytest.raises(StopIteration):
         while True:
@@ -545,11 +525,11 @@ def test_a_window_that_begins_elsewhere_than_was_read_leaves_all_the_same(
         daemon.add(text)
     other.context()
     moving = offload.move_to_disk(daemon.store, {"s": 4})
-    trim = run_until(daemon, moving, scripts.TRIM)
+    trim = daemon.run_until(moving, scripts.TRIM)
     with pytest.raises(RedisUnavailable):
         give_up(moving)
     running = ENDINGS[ending](process.session)
-    step = process.step(running, run_until(process, running, scripts.OLDEST))
+    step = process.step(running, process.run_until(running, scripts.OLDEST))
     if between == "trim":
         daemon.drive._perform(trim)
     else:
@@ -596,7 +576,7 @@ def test_what_is_put_back_late_stays_in_the_trash_where_its_session_expired(conf
     os.utime(os.path.join(config.archive_dir, "s.huff"), (then, then))
     reader, daemon = Process(config), Process(config)
     reading = read_flow.get_context(reader.session)
-    late = run_until(reader, reading, scripts.REHYDRATE)
+    late = reader.run_until(reading, scripts.REHYDRATE)
     give_up(reading)
     assert daemon.drive(rounds.clean_up(daemon.store)) == 1
     assert reader.drive._perform(late) == -1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lix_cache.session import changes, rounds, whole
 from lix_cache.session.reconcile import known_length
 from tests.support import RedisServer
 from tests.support.lab import Process
+from tests.support.stores import own_store
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -31,14 +31,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def config(server: RedisServer, tmp_path: Path) -> CacheConfig:
-    return server.config(
-        archive_dir=tmp_path / "archive",
-        redis_key_prefix=f"t{uuid.uuid4().hex}",
-        hot_window_size=6,
-        archive_batch_turns=3,
-        redis_retry_seconds=0,
-        evictor_enabled=False,
-    )
+    return own_store(server, tmp_path, hot_window_size=6, archive_batch_turns=3, redis_retry_seconds=0)
 
 
 def add(process: Process, *texts: str) -> list[str]:

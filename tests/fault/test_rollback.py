@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from tests.support import RedisServer
 from tests.support.lab import Process, contents
 from tests.support.redis_server import wait_until
 from tests.support.sessions import said
+from tests.support.stores import own_store
 from tests.support.twins import Twins
 
 pytestmark = pytest.mark.promise("no-loss")
@@ -46,15 +46,8 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture(params=["redis", "disk"])
 def config(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) -> CacheConfig:
-    return server.config(
-        archive_dir=tmp_path / "archive",
-        redis_key_prefix=f"t{uuid.uuid4().hex}",
-        hot_window_size=6,
-        archive_batch_turns=3,
-        redis_retry_seconds=0,
-        evictor_enabled=False,
-        durability=request.param,
-    )
+    small = {"hot_window_size": 6, "archive_batch_turns": 3, "redis_retry_seconds": 0}
+    return own_store(server, tmp_path, durability=request.param, **small)
 
 
 def say(cache: Any, *texts: str) -> list[str]:

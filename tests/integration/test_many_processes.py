@@ -7,12 +7,10 @@ import os
 import shutil
 import threading
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,6 +20,8 @@ from lix_cache.session import offload
 from tests.support import RedisServer
 from tests.support.forks import Child, Report
 from tests.support.lab import Process, fast_folder
+from tests.support.sessions import said
+from tests.support.stores import own_store
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -32,17 +32,8 @@ MESSAGES = 500
 @pytest.fixture
 def config(redis_server: RedisServer, tmp_path: Path) -> Iterator[CacheConfig]:
     folder = fast_folder(tmp_path)
-    yield redis_server.config(
-        redis_key_prefix=f"t{uuid.uuid4().hex}",
-        archive_dir=folder,
-        evictor_enabled=False,
-        on_redis_error="raise",
-    )
+    yield own_store(redis_server, folder, on_redis_error="raise")
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def said(messages: list[dict[str, Any]] | None) -> list[Any]:
-    return [message["content"] for message in messages or []]
 
 
 def write(config: CacheConfig, session: str, writer: int, count: int, report: Report) -> None:

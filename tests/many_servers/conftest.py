@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from zlib import crc32
 import pytest
 
 from lix_cache.config import CacheConfig
+from tests.contract.conftest import cache, config, open_cache  # noqa: F401 - the inherited suites take them
 from tests.support.redis_cluster import RedisCluster, RedisSentinel
+from tests.support.stores import own_store
 
 _HERE = Path(__file__).parent
 
@@ -83,9 +84,4 @@ def redis_server(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def redis_config(redis_server: Any, tmp_path: Path) -> CacheConfig:
     """A config for these servers whose keys and archive no other test has."""
-    config: CacheConfig = redis_server.config(
-        redis_key_prefix=f"t{uuid.uuid4().hex}",
-        archive_dir=tmp_path / "archive",
-        evictor_enabled=False,
-    )
-    return config
+    return own_store(redis_server, tmp_path)

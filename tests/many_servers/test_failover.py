@@ -18,6 +18,7 @@ from lix_cache.hot.slots import slot_of
 from lix_cache.session.evictor import Evictor
 from tests.support.redis_cluster import RedisCluster, RedisSentinel
 from tests.support.redis_server import wait_until
+from tests.support.stores import own_store
 from tests.support.twins import Twins
 
 pytestmark = [pytest.mark.promise("no-loss"), pytest.mark.slow]
@@ -33,15 +34,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture
 def config(servers: Any, tmp_path: Path) -> CacheConfig:
-    found: CacheConfig = servers.config(
-        archive_dir=tmp_path / "archive",
-        redis_key_prefix=f"t{tmp_path.name}{id(tmp_path)}",
-        evictor_enabled=False,
-        hot_window_size=4,
-        archive_batch_turns=3,
-        redis_retry_seconds=0.1,
-    )
-    return found
+    return own_store(servers, tmp_path, hot_window_size=4, archive_batch_turns=3, redis_retry_seconds=0.1)
 
 
 def kill_master(servers: Any) -> Any:

@@ -22,16 +22,16 @@ from lix_cache.config import CacheConfig
 from lix_cache.hot.slots import slot_of
 from lix_cache.session.evictor import Evictor
 from tests.support.redis_cluster import RedisCluster
+from tests.support.stores import own_store
 
 SESSIONS = [f"moving {i}" for i in range(6)]
 
 
 @pytest.fixture
 def config(cluster: RedisCluster, tmp_path: Path) -> CacheConfig:
-    return cluster.config(
-        archive_dir=tmp_path / "archive",
-        redis_key_prefix=f"t{tmp_path.name}{id(tmp_path)}",
-        evictor_enabled=False,
+    return own_store(
+        cluster,
+        tmp_path,
         on_redis_error="raise",
         hot_window_size=4,
         archive_batch_turns=3,

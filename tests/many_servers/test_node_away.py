@@ -32,6 +32,7 @@ from lix_cache.session.evictor import Evictor
 from lix_cache.session.layout import StoreDriver
 from tests.support.provider import Provider, RunningGateway
 from tests.support.redis_cluster import RedisCluster, ServerProcess
+from tests.support.stores import own_store
 from tests.support.twins import ManualClock, Twins
 from tests.support.wire import chat_body, post
 
@@ -51,15 +52,8 @@ def nodes() -> Iterator[RedisCluster]:
 
 @pytest.fixture
 def config(nodes: RedisCluster, tmp_path: Path) -> CacheConfig:
-    return nodes.config(
-        archive_dir=tmp_path / "archive",
-        redis_key_prefix=f"t{tmp_path.name}{id(tmp_path)}",
-        evictor_enabled=False,
-        hot_window_size=4,
-        archive_batch_turns=3,
-        # Longer than any test: what it shuts out stays out.
-        redis_retry_seconds=600,
-    )
+    # Longer than any test: what it shuts out stays out.
+    return own_store(nodes, tmp_path, redis_retry_seconds=600, hot_window_size=4, archive_batch_turns=3)
 
 
 @pytest.fixture

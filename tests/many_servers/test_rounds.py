@@ -27,19 +27,14 @@ from lix_cache.session.evictor import Evictor
 from lix_cache.session.layout import StoreDriver
 from tests.contract.cold_tier import long_after
 from tests.support.redis_cluster import RedisCluster
+from tests.support.stores import own_store
 
 pytestmark = pytest.mark.promise("no-loss")
 
 
 @pytest.fixture
 def config(cluster: RedisCluster, tmp_path: Path) -> CacheConfig:
-    return cluster.config(
-        archive_dir=tmp_path / "archive",
-        redis_key_prefix=f"t{tmp_path.name}{id(tmp_path)}",
-        evictor_enabled=False,
-        hot_window_size=4,
-        archive_batch_turns=2,
-    )
+    return own_store(cluster, tmp_path, hot_window_size=4, archive_batch_turns=2)
 
 
 def use(config: CacheConfig, count: int, messages: int = 3) -> list[str]:

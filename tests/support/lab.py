@@ -13,8 +13,9 @@ from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.sync import SyncDriver
-from lix_cache.effects import Effect, Flow, RedisCall, Sleep
+from lix_cache.effects import Effect, Flow, RedisBatch, RedisCall, Sleep
 from lix_cache.hot.connections import NewConnection
+from lix_cache.hot.scripts import Script, ScriptCall
 from lix_cache.messages.turn import Turn, new_turn
 from lix_cache.session import add as add_flow
 from lix_cache.session import read, rounds, whole
@@ -90,6 +91,16 @@ class Process:
         except NewConnection as new:
             return running.throw(new)
         return running.send(result)
+
+    def run_until(self, running: Flow[Any], script: Script) -> Effect:
+        """Run a flow to the step that sends a script, and return the step, not carried out."""
+        step = running.send(None)
+        while True:
+            commands = step.commands if isinstance(step, RedisBatch) else ()
+            commands = (step.command,) if isinstance(step, RedisCall) else commands
+            if any(isinstance(one, ScriptCall) and one.script is script for one in commands):
+                return step
+            step = self.step(running, step)
 
     def full(self) -> list[Any]:
         return contents(self.drive(read.get_full(self.session)))

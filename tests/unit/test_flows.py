@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import ast
 import inspect
-import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lix_cache.clock import SystemClock
 from lix_cache.compat import flow as semantic_flow
+from lix_cache.config import CacheConfig
 from lix_cache.effects import DiskCall, Effect, Flow, RedisBatch, RedisCall, Sleep
 from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, LixCacheError, RedisUnavailable
 from lix_cache.hot.connections import NewConnection
@@ -28,8 +26,7 @@ from lix_cache.messages.turn import MessageId, with_id
 from lix_cache.session import add, base, offload, read, reconcile, rounds, whole
 from lix_cache.session import read as read_flow
 from lix_cache.session.base import hot_length
-from tests.support import RedisServer
-from tests.support.lab import Process, World, contents, fast_folder, is_free
+from tests.support.lab import Process, World, contents, is_free
 from tests.support.sampling import Part, in_parts
 
 #: Far enough for the archive to hold ids that the clock will not reach during the test.
@@ -41,25 +38,9 @@ class Crash(BaseException):
 
 
 @pytest.fixture
-def new_world(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., World]]:
+def new_world(new_store: Callable[..., CacheConfig]) -> Callable[..., World]:
     """Makes worlds: a store of its own for each."""
-    folder = fast_folder(tmp_path)
-
-    def make(**changes: Any) -> World:
-        settings: dict[str, Any] = {
-            "redis_key_prefix": f"t{uuid.uuid4().hex}",
-            "archive_dir": f"{folder}/{uuid.uuid4().hex}",
-            "hot_window_size": 4,
-            "archive_batch_turns": 2,
-            "archive_lock_timeout_seconds": 0.05,
-            # The breaker is open only where a test opens it.
-            "redis_retry_seconds": 0,
-            "evictor_enabled": False,
-        }
-        return World(redis_server.config(**{**settings, **changes}))
-
-    yield make
-    shutil.rmtree(folder, ignore_errors=True)
+    return lambda **changes: World(new_store(**{"archive_lock_timeout_seconds": 0.05, **changes}))
 
 
 @pytest.fixture(autouse=True)
