@@ -33,7 +33,6 @@ from lix_cache.effects import (
     Sleep,
 )
 from lix_cache.hot.clients import async_pool_for, lazy_async_client
-from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.hot.trouble import raise_translated
 

@@ -6,17 +6,17 @@ over. So is what a cluster that is down refuses (CLUSTERDOWN), as long as a repl
 given up soon, because that may last and each call would wait. A command whose connection broke is not sent
 again here: it may have been done, and the flow that sent it decides what to make of that.
 
-Sentinel moves no one: a master that was down comes back as one, until it is told otherwise. So the sentinels are
-asked behind each new connection, before anything is sent on it.
+Sentinel moves nobody: a master that was down comes back as one, until it is told otherwise. So the sentinels
+are asked behind each new connection, before anything is sent on it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lix_cache.clock import SYSTEM_CLOCK, Clock
-from lix_cache.drivers.commands import packed, wait_for_replica, with_replicas
+from lix_cache.drivers.commands import packed, with_replicas
+from lix_cache.drivers.routing import Round, Todo, ask_of
 from lix_cache.effects import Flow, NodeAsk, NodeAsks, RedisCall, Sleep
 from lix_cache.errors import RedisError, RedisUnavailable
 from lix_cache.hot.connections import NewConnection, next_number
@@ -25,6 +25,7 @@ from lix_cache.hot.slots import (
     Nodes,
     Range,
     address_of,
+    epoch_of,
     is_taking_over,
     nodes_for,
     ranges_of,
@@ -52,57 +53,6 @@ _DOWN_SECONDS = 0.3
 #: Seconds for which no further call waits for it. What finds it down again, puts the end of them off.
 _DOWN_FOR = 10.0
 _ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY"})
-_ASKING: Command = ("ASKING",)
-
-
-@dataclass(slots=True)
-class _Todo:
-    """A command that has no answer yet.
-
-    Attributes:
-        at: its place among the answers.
-        command: what is sent.
-        slot: of its key.
-        node: where it goes, if not to the owner of the slot.
-        is_asking: the node does not own the slot yet.
-        is_fixed: it is for that node alone.
-        is_whole: a node did not know the script.
-        is_last: it is not sent again, should the cluster be down there too.
-    """
-
-    at: int
-    command: Command
-    slot: int
-    node: Node | None = None
-    is_asking: bool = False
-    is_fixed: bool = False
-    is_whole: bool = False
-    is_last: bool = False
-
-
-class _Round:
-    """What one round of requests left.
-
-    Attributes:
-        replies: the answers so far.
-        again: commands to be sent again.
-        elsewhere: those that are sent again only if their slot has another owner than this.
-        down: those that are sent again for as long as the cluster is waited for, or the owner is another.
-        unvouched: those that are sent once a sentinel has named the server.
-        waits: not at once.
-        opened: see :meth:`Routes.answers`.
-        waits_for_replica: after each answer comes how many replicas have it.
-    """
-
-    def __init__(self, replies: list[Any], opened: int | None, *, waits_for_replica: bool) -> None:
-        self.replies = replies
-        self.opened = opened
-        self.waits_for_replica = waits_for_replica
-        self.again: list[_Todo] = []
-        self.elsewhere: list[tuple[_Todo, Node]] = []
-        self.down: list[tuple[_Todo, Node | None]] = []
-        self.unvouched: list[_Todo] = []
-        self.waits = False
 
 
 class Routes:
@@ -168,13 +118,13 @@ class Routes:
         replies: list[Any] = [None] * len(todo)
         tries = 0
         while True:
-            one = _Round(replies, opened, waits_for_replica=replica_ms is not None)
+            one = Round(replies, opened, waits_for_replica=replica_ms is not None)
             if first is not None:
                 groups, results, first = {first[0]: todo}, [first[1]], None
             else:
                 groups = self._grouped(todo, opened, one)
                 fence = self.fence(opened)
-                asks = [_ask(node, group, fence, replica_ms) for node, group in groups.items()]
+                asks = [ask_of(node, group, fence, replica_ms) for node, group in groups.items()]
                 results = yield NodeAsks(asks)
             for (node, group), result in zip(groups.items(), results, strict=True):
                 self._sort(node, group, result, one)
@@ -191,24 +141,24 @@ class Routes:
                 yield Sleep(_PAUSES[min(tries, len(_PAUSES)) - 1])
         return replies if joined is None else [join(replies) for join in joined]
 
-    def _planned(self, commands: Sequence[Command]) -> tuple[list[_Todo], list[Joined] | None]:
+    def _planned(self, commands: Sequence[Command]) -> tuple[list[Todo], list[Joined] | None]:
         nodes = self.nodes
         slots = [nodes.slot(command) for command in commands]
         if None not in slots:
             pairs = zip(commands, slots, strict=True)
-            return [_Todo(i, command, slot or 0) for i, (command, slot) in enumerate(pairs)], None
-        todo: list[_Todo] = []
+            return [Todo(i, command, slot or 0) for i, (command, slot) in enumerate(pairs)], None
+        todo: list[Todo] = []
         joined = []
         for command in commands:
             parts, join = spread(command, nodes)
             joined.append(Joined(len(todo), len(todo) + len(parts), join))
             for part, slot, node in parts:
-                todo.append(_Todo(len(todo), part, slot, node, is_fixed=node is not None))
+                todo.append(Todo(len(todo), part, slot, node, is_fixed=node is not None))
         return todo, joined
 
-    def _grouped(self, todo: Iterable[_Todo], opened: int | None, one: _Round) -> dict[Node, list[_Todo]]:
+    def _grouped(self, todo: Iterable[Todo], opened: int | None, one: Round) -> dict[Node, list[Todo]]:
         nodes = self.nodes
-        groups: dict[Node, list[_Todo]] = {}
+        groups: dict[Node, list[Todo]] = {}
         for command in todo:
             node = command.node or nodes.owners[command.slot]
             if node is None:
@@ -225,7 +175,7 @@ class Routes:
         # In one order, so that no two callers wait for each other's connections.
         return groups if len(groups) < 2 else {node: groups[node] for node in sorted(groups, key=address_of)}
 
-    def _sort(self, node: Node, group: list[_Todo], result: Any, one: _Round) -> None:
+    def _sort(self, node: Node, group: list[Todo], result: Any, one: Round) -> None:
         """Put answers in their places, and what was not done on the list of what is left."""
         if isinstance(result, Exception):
             self._failed(node, group, result, one)
@@ -246,11 +196,14 @@ class Routes:
                 # What a replica read may be old, or not there yet.
                 one.elsewhere.append((command, node))
 
-    def _failed(self, node: Node, group: list[_Todo], error: Exception, one: _Round) -> None:
+    def _failed(self, node: Node, group: list[Todo], error: Exception, one: Round) -> None:
         if isinstance(error, NewConnection):
             if one.opened is None or error.number <= one.opened:
                 self.nodes.doubted = node
                 one.unvouched += group
+                for command in group:
+                    # If there is no time left to ask.
+                    one.replies[command.at] = RedisUnavailable(f"no sentinel has named {node.label} yet")
                 return
             # Another than that among the results, which would refer to itself by where it went.
             raise NewConnection(error.number)
@@ -265,7 +218,7 @@ class Routes:
             if not ours.maybe_done:
                 one.elsewhere += [(command, node) for command in group if not command.is_fixed]
 
-    def _refused(self, node: Node, command: _Todo, error: Exception, one: _Round) -> None:
+    def _refused(self, node: Node, command: Todo, error: Exception, one: Round) -> None:
         code = reply_code(error)
         if code == "NOSCRIPT" and not command.is_whole:
             # If there is no time left to send it whole: it is not the command that is refused.
@@ -300,7 +253,7 @@ class Routes:
         else:
             self.nodes.move(*redirected(error, node))
 
-    def _left(self, one: _Round, began: float) -> Flow[list[_Todo]]:
+    def _left(self, one: Round, began: float) -> Flow[list[Todo]]:
         """Return what is to be sent again, by what the nodes say now of who has which slot."""
         if not self.nodes.is_stale:
             return one.again
@@ -308,9 +261,9 @@ class Routes:
         left = one.again
         for command in one.unvouched:
             if trouble is None:
-                command.node = None
                 left.append(command)
-            one.replies[command.at] = trouble
+            else:
+                one.replies[command.at] = RedisUnavailable(f"no sentinel names the master: {trouble}")
         if one.down:
             one.waits = True
             is_given_up = self._gives_up(began)
@@ -339,9 +292,9 @@ class Routes:
         """
         trouble: RedisError | None = None
         said: list[Range] = []
-        now, asked = self.nodes.owners[0], next_number()
+        asked, epoch, heard = next_number(), -1, 0
         for node in self.nodes.askable():
-            words = (self._where(), ("CLUSTER", "NODES")) if is_down else (self._where(),)
+            words = self._words(is_down=is_down)
             (result,) = yield NodeAsks([NodeAsk(node, packed(words), len(words))])
             self.nodes.heard(node, answers=not isinstance(result, Exception))
             answer = result if isinstance(result, Exception) else result[0]
@@ -355,21 +308,37 @@ class Routes:
             if isinstance(found, RedisError):
                 trouble = trouble or found
                 continue
-            said = found
-            if is_down and is_taking_over(result[1]):
-                self._taken_over = self._clock.monotonic()
-            if self.nodes.is_cluster or now is None or self.nodes.node(*found[0][2:]) is not now:
+            if self.nodes.is_cluster:
+                said = found
+                if is_down and is_taking_over(result[1]):
+                    self._taken_over = self._clock.monotonic()
                 break
-            # A sentinel that has not yet heard of another master: the next may have.
+            its_epoch = epoch_of(result[1])
+            if its_epoch > epoch:
+                said, epoch = found, its_epoch
+            heard += 1
+            # A sentinel that has not yet heard of another master: the next may have. Where most know of none,
+            # there is none, but for the moment of a failover.
+            if self._is_news(found, its_epoch) or 2 * heard > len(self.nodes.seeds):
+                break
+        if said and epoch < self.nodes.epoch and 2 * heard <= len(self.nodes.seeds):
+            return trouble or RedisUnavailable("the sentinel that answers has not heard of the master yet")
         if said:
-            self.nodes.take(said, asked)
+            self.nodes.take(said, asked, max(epoch, 0))
             return None
         return trouble
 
-    def _where(self) -> Command:
-        if self.nodes.is_cluster:
-            return ("CLUSTER", "SLOTS")
-        return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.endpoint.service)
+    def _is_news(self, found: list[Range], epoch: int) -> bool:
+        """Return whether a sentinel names another master than is known, and not one of before."""
+        now = self.nodes.owners[0]
+        is_other = now is None or self.nodes.node(*found[0][2:]) is not now
+        return epoch > self.nodes.epoch or (is_other and epoch == self.nodes.epoch)
+
+    def _words(self, *, is_down: bool) -> tuple[Command, ...]:
+        if not self.nodes.is_cluster:
+            name = self.endpoint.service
+            return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name), ("SENTINEL", "MASTER", name)
+        return (("CLUSTER", "SLOTS"), ("CLUSTER", "NODES")) if is_down else (("CLUSTER", "SLOTS"),)
 
     def _ranges(self, answer: Any, node: Node) -> list[Range] | RedisError:
         where = node.endpoint.label
@@ -400,19 +369,6 @@ def _of(node: Node, error: Exception) -> BaseException:
         # Only here it is known who was asked last: a command may have been sent on.
         ours.server = node.label
     return ours
-
-
-def _ask(node: Node, group: list[_Todo], opened: int | None, replica_ms: int | None) -> NodeAsk:
-    if replica_ms is not None or any(command.is_asking or command.is_whole for command in group):
-        parts = []
-        for command in group:
-            if command.is_asking:
-                parts.append(packed((_ASKING,)))
-            parts.append(packed((command.command,), whole=command.is_whole))
-            if replica_ms is not None:
-                parts.append(packed((wait_for_replica(replica_ms),)))
-        return NodeAsk(node, b"".join(parts), len(parts), opened)
-    return NodeAsk(node, packed([command.command for command in group]), len(group), opened)
 
 
 _routes: dict[Endpoint, Routes] = {}

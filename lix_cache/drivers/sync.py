@@ -32,7 +32,6 @@ from lix_cache.effects import (
     Sleep,
 )
 from lix_cache.hot.clients import lazy_client, pool_for
-from lix_cache.hot.connections import NewConnection
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.hot.trouble import raise_translated
 

@@ -102,6 +102,7 @@ class Nodes:
         generation: how often the masters have changed, from 1 on.
         looked: behind Sentinel, the number since when no sentinel was asked: a connection that is newer may
             be to a server that came back as the master that it was. None in a cluster, whose nodes know.
+        epoch: of the sentinels' configuration that names the master: each failover has a larger one.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -115,6 +116,7 @@ class Nodes:
         self.promoted: Node | None = None
         self.generation = 1
         self.looked: int | None = None if self.is_cluster else 0
+        self.epoch = 0
         self._silent: set[Node] = set()
         # By slot: connections up to this number know nothing of the node that serves it now.
         self._moved: dict[int, int] = {}
@@ -143,12 +145,13 @@ class Nodes:
         number = self._moved.get(slot, 0) if self._moved else 0
         return number if number > opened else None
 
-    def take(self, ranges: Sequence[Range], asked: int = 0) -> None:
+    def take(self, ranges: Sequence[Range], asked: int = 0, epoch: int = 0) -> None:
         """Take over what a node says of all slots.
 
         Args:
             ranges: what it says.
             asked: a number from before it was asked.
+            epoch: of what a sentinel says.
         """
         owners: list[Node | None] = [None] * len(self.owners)
         for first, last, host, port in ranges:
@@ -166,6 +169,7 @@ class Nodes:
             self.generation += 1
             self.masters = masters
         self.doubted = self.promoted = None
+        self.epoch = epoch
         if self.looked is not None:
             self.looked = asked
 
@@ -195,7 +199,7 @@ class Nodes:
         Those that did not answer are the last: each of them may take all the time there is.
         """
         if not self.is_cluster:
-            return list(self.seeds)
+            return sorted(self.seeds, key=self._silent.__contains__)
         first, last = self.promoted, self.doubted
         every = dict.fromkeys(
             node for node in (first, *self.masters, *self.seeds) if node not in (None, last)
@@ -219,6 +223,14 @@ def nodes_for(endpoint: Endpoint) -> Nodes:
 def address_of(node: Node) -> tuple[str, int]:
     """Return the host and port of a node."""
     return node.endpoint.host, node.endpoint.port
+
+
+def epoch_of(reply: Any) -> int:
+    """Return the configuration epoch in what SENTINEL MASTER answered; 0 where it does not say."""
+    if not isinstance(reply, list):
+        return 0
+    epoch = dict(zip(reply[::2], reply[1::2], strict=False)).get(b"config-epoch", b"")
+    return int(epoch) if epoch.isdigit() else 0
 
 
 def ranges_of(reply: Any, asked: Node) -> list[Range]:
