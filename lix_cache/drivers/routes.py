@@ -321,7 +321,7 @@ class Routes:
             # there is none, but for the moment of a failover.
             if self._is_news(found, its_epoch) or 2 * heard > len(self.nodes.seeds):
                 break
-        if said and epoch < self.nodes.epoch and 2 * heard <= len(self.nodes.seeds):
+        if heard and epoch < self.nodes.epoch and 2 * heard <= len(self.nodes.seeds):
             return trouble or RedisUnavailable("the sentinel that answers has not heard of the master yet")
         if said:
             self.nodes.take(said, asked, max(epoch, 0))

@@ -36,7 +36,7 @@ class Asker:
         self.headers: Mapping[str, str] = headers_of(scope)
         self.tenant: Tenant = core.tenants.find(self.headers)
         if self.tenant.is_local:
-            check_origin(self.headers)
+            check_origin(self.headers, may_bring_key=not (core.lends or self.tenant.keeps_sessions))
         self._core = core
         self._version = scope["http_version"]
         self._pairs = pairs

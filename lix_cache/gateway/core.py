@@ -215,6 +215,11 @@ class Core(Keeping):
         parts = ["own", own, identity] if identity else ["own", own]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32] if own or identity else ""
 
+    @property
+    def lends(self) -> bool:
+        """Whether it answers requests without a key of theirs: with its own, or by a model of its own."""
+        return any(route.api_key or route.settings.is_local for route in self.routes.routes)
+
     @staticmethod
     def _own_key(route: Route, tenant: Tenant | None) -> str:
         return (tenant.provider_keys.get(route.name, "") if tenant is not None else "") or route.api_key

@@ -105,23 +105,35 @@ _OF_THIS_MACHINE = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 
+#: No page can set the last by itself.
+_OF_KEY_OR_PREFLIGHT = ("authorization", "x-api-key", "access-control-request-method")
 
-def check_origin(headers: Mapping[str, str]) -> None:
+
+def check_origin(headers: Mapping[str, str], *, may_bring_key: bool) -> None:
     """Refuse what a browser sends for another site's page, where no key says who asks.
 
     Its user does not know of it, and would pay with the gateway's own key. A page without an origin may be
     any page's frame.
 
+    Args:
+        headers: of the request.
+        may_bring_key: let a page through that brings a provider's key, and what its browser asks before: it
+            gets nothing that it would not get from the provider itself.
+
     Raises:
         Refused: 403.
     """
     origin = headers.get("origin")
-    if origin is not None and _OF_THIS_MACHINE.fullmatch(origin) is None:
-        raise Refused(
-            403,
-            "foreign_origin",
-            "a gateway without tenants answers no page of another site: give the page a tenant's key",
-        )
+    if origin is None or _OF_THIS_MACHINE.fullmatch(origin) is not None:
+        return
+    if may_bring_key and any(headers.get(name) for name in _OF_KEY_OR_PREFLIGHT):
+        return
+    raise Refused(
+        403,
+        "foreign_origin",
+        "a gateway without tenants lends its own key, its sessions and what is answered without a key to no "
+        "page of another site: give the page a tenant's key",
+    )
 
 
 def read_control(headers: Mapping[str, str]) -> Control:

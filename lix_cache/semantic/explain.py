@@ -119,6 +119,7 @@ def _shown(core: Core, query: lookup.Query, found: Lookup, limit: int) -> Flow[E
     first, view = yield from lookup.news(
         core, scope.id, core.redis.store.indexes.get(scope.id, scope.dim), ask
     )
+    near: vector_sets.Nearest | None = None
     if isinstance(first, Search):
         near = yield from vector_sets.nearest(core, scope, digest, vector, peek=True)
         view, now_ms = near.view, near.brought.found.now_ms
@@ -126,7 +127,7 @@ def _shown(core: Core, query: lookup.Query, found: Lookup, limit: int) -> Flow[E
         now_ms = first.served.now_ms if isinstance(first, Exact) else first.now_ms
     similarities = yield from lookup.searched(view, vector, now_ms)
     alive = int((similarities > -math.inf).sum())
-    decision = lookup.choose_among(core, view, similarities, thresholds, query.text, vector).decision
+    decision = lookup.choose_among(core, view, similarities, thresholds, query.text, vector, near).decision
     return Explanation(
         found,
         thresholds,

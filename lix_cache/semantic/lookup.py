@@ -144,9 +144,8 @@ def _compared(
 
     reported = following.reported
     similarities = yield from searched(view, vector, following.now_ms)
-    chosen = choose_among(
-        core, view, similarities, learned(core, thresholds, scope, query.text), query.text, vector
-    )
+    thresholds = learned(core, thresholds, scope, query.text)
+    chosen = choose_among(core, view, similarities, thresholds, query.text, vector, near)
     if not chosen.rows:
         _remember(core, query, scope, digest, view, chosen)
         raise _why_not(chosen)
@@ -337,7 +336,13 @@ def searched(view: View, vector: FloatArray, now_ms: float) -> Flow[FloatArray]:
 
 
 def choose_among(
-    core: Core, view: View, similarities: FloatArray, thresholds: Thresholds, text: str, vector: FloatArray
+    core: Core,
+    view: View,
+    similarities: FloatArray,
+    thresholds: Thresholds,
+    text: str,
+    vector: FloatArray,
+    near: vector_sets.Nearest | None,
 ) -> Choice[Objection]:
     """Find the entries that may answer: accepted by their numbers, and no guard objects."""
     return choose(
@@ -346,6 +351,7 @@ def choose_among(
         thresholds,
         lambda row: core.hits.object_to(text, view.records[row].text),
         wanted=1 if core.hits.verifier is None else _WANTED,
+        unseen=-1.0 if near is None else near.unseen(similarities),
         answers=view.answers,
         query=vector,
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lix_cache.gateway.settings import TenantSettings
+from lix_cache.gateway.settings import TenantSettings, UpstreamSettings
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support.provider import Provider, RunningGateway
 from tests.support.wire import CHAT, ask, chat_body, post, raw
@@ -25,6 +25,13 @@ def provider() -> Iterator[Provider]:
 @pytest.fixture(scope="module")
 def gateway(provider: Provider) -> Iterator[RunningGateway]:
     with RunningGateway(provider, None) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def lender(provider: Provider) -> Iterator[RunningGateway]:
+    own = UpstreamSettings("default", provider.url, api_key="sk-own")
+    with RunningGateway(provider, None, upstreams=(own,)) as found:
         yield found
 
 
@@ -122,20 +129,34 @@ def test_a_body_that_is_announced_first_is_waited_for(
     ],
 )
 def test_a_page_of_another_site_does_not_use_a_gateway_without_tenants(
-    origin: str, provider: Provider, gateway: RunningGateway
+    origin: str, provider: Provider, lender: RunningGateway
 ) -> None:
-    post(gateway.url, chat_body(), authorization="")
+    post(lender.url, chat_body(), authorization="")
     before = len(provider.calls)
     replies = [
-        post(gateway.url, chat_body(), authorization="", origin=origin),
-        post(gateway.url, chat_body("other"), authorization="", origin=origin),
-        ask(
-            gateway.url, "OPTIONS", CHAT, headers={"origin": origin, "access-control-request-method": "POST"}
-        ),
-        ask(gateway.url, "DELETE", "/v1/sessions/1", headers={"origin": origin}),
+        post(lender.url, chat_body(), authorization="", origin=origin),
+        post(lender.url, chat_body("other"), authorization="Bearer made-up", origin=origin),
+        ask(lender.url, "OPTIONS", CHAT, headers={"origin": origin, "access-control-request-method": "POST"}),
+        ask(lender.url, "DELETE", "/v1/sessions/1", headers={"origin": origin}),
     ]
     assert [(reply.status, reply.reason) for reply in replies] == [(403, "foreign_origin")] * 4
     assert len(provider.calls) == before
+
+
+def test_a_page_that_brings_a_providers_key_uses_a_gateway_that_has_none_of_its_own(
+    provider: Provider, gateway: RunningGateway
+) -> None:
+    before = len(provider.calls)
+    assert post(gateway.url, chat_body("mine?"), authorization="", origin=EVIL).reason == "foreign_origin"
+    assert len(provider.calls) == before
+    preflight = {"origin": EVIL, "access-control-request-method": "POST"}
+    ask(gateway.url, "OPTIONS", CHAT, headers=preflight)
+    assert provider.calls[-1].method == "OPTIONS"
+    assert post(gateway.url, chat_body("mine?"), authorization="Bearer sk-page", origin=EVIL).status == 200
+    with RunningGateway(provider, None, sessions=True) as keeping:
+        assert (
+            post(keeping.url, chat_body("mine?"), authorization="Bearer sk-page", origin=EVIL).status == 403
+        )
 
 
 @pytest.mark.parametrize(

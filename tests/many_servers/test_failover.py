@@ -149,7 +149,7 @@ def leads(master: Any, server: Any) -> bool:
 
 
 def test_without_a_replica_a_message_is_on_disk(twins: Twins, redis_server_alone: CacheConfig) -> None:
-    config = redis_server_alone.replace(durability="replica", redis_socket_timeout=0.5)
+    config = redis_server_alone.replace(durability="replica", redis_socket_timeout=2)
     cache = twins.make("HybridConversationCache", "s", config)
     for i in range(5):
         cache.add_message("user", i)

@@ -116,7 +116,7 @@ def test_a_sentinel_that_has_not_heard_of_another_master_does_not_decide_alone()
     assert play.sent[1:] == [(B, b"SET k v"), (B, b"SET k w")]
 
 
-@pytest.mark.promise("one-round-trip")
+@pytest.mark.promise("no-loss")
 def test_who_reckons_with_an_older_connection_hears_of_the_new_one_before_anything_is_sent() -> None:
     play = Play()
     play(("GET", "k"))
