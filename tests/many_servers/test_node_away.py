@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from tests.support.wire import chat_body, post
 pytestmark = pytest.mark.slow
 
 NAMES = [f"s{i}" for i in range(12)]
+_RETRY_SECONDS = count(600)
 #: What a degraded call counts.
 DEGRADED = ("degraded_reads", "archived_adds", "redis_errors")
 
@@ -52,8 +54,10 @@ def nodes() -> Iterator[RedisCluster]:
 
 @pytest.fixture
 def config(nodes: RedisCluster, tmp_path: Path) -> CacheConfig:
-    # Longer than any test: what it shuts out stays out.
-    return own_store(nodes, tmp_path, redis_retry_seconds=600, hot_window_size=4, archive_batch_turns=3)
+    # Longer than any test: what it shuts out stays out. And another time for each test: caches that agree in
+    # it share what they know of servers that are away, also with those of a test before that are still there.
+    seconds = next(_RETRY_SECONDS)
+    return own_store(nodes, tmp_path, redis_retry_seconds=seconds, hot_window_size=4, archive_batch_turns=3)
 
 
 @pytest.fixture
