@@ -116,7 +116,7 @@ class Routes:
                     del trouble  # it refers to this frame
         todo, joined = self._planned(commands)
         replies: list[Any] = [None] * len(todo)
-        tries = 0
+        tries, is_late = 0, False
         while True:
             one = Round(replies, opened, waits_for_replica=replica_ms is not None)
             if first is not None:
@@ -132,7 +132,9 @@ class Routes:
                 break
             todo = yield from self._left(one, began)
             # Requests and looks take their time too: a node that does not answer holds up each of them.
-            if not todo or self._clock.monotonic() >= end:
+            # Asking the sentinels may take it all: once, what they name a server for is sent all the same.
+            was_late, is_late = is_late, self._clock.monotonic() >= end
+            if not todo or (is_late and (was_late or not one.unvouched)):
                 if todo and one.down:
                     self._given_up = self._clock.monotonic()
                 break
@@ -294,6 +296,10 @@ class Routes:
         said: list[Range] = []
         asked, epoch, heard = next_number(), -1, 0
         for node in self.nodes.askable():
+            # Those that did not answer the last time may take all the time there is. Of the others each is
+            # asked: most of the sentinels may not have heard yet of what one knows.
+            if epoch >= self.nodes.epoch and self._are_most(heard) and self.nodes.is_silent(node):
+                break
             words = self._words(is_down=is_down)
             (result,) = yield NodeAsks([NodeAsk(node, packed(words), len(words))])
             self.nodes.heard(node, answers=not isinstance(result, Exception))
@@ -317,16 +323,18 @@ class Routes:
             if its_epoch > epoch:
                 said, epoch = found, its_epoch
             heard += 1
-            # A sentinel that has not yet heard of another master: the next may have. Where most know of none,
-            # there is none, but for the moment of a failover.
-            if self._is_news(found, its_epoch) or 2 * heard > len(self.nodes.seeds):
+            if self._is_news(found, its_epoch):
                 break
-        if heard and epoch < self.nodes.epoch and 2 * heard <= len(self.nodes.seeds):
+        # Sentinels that were set up anew count from the beginning; one alone may have been cut off.
+        if heard and epoch < self.nodes.epoch and not self._are_most(heard):
             return trouble or RedisUnavailable("the sentinel that answers has not heard of the master yet")
         if said:
             self.nodes.take(said, asked, max(epoch, 0))
             return None
         return trouble
+
+    def _are_most(self, sentinels: int) -> bool:
+        return 2 * sentinels > len(self.nodes.seeds)
 
     def _is_news(self, found: list[Range], epoch: int) -> bool:
         """Return whether a sentinel names another master than is known, and not one of before."""

@@ -383,7 +383,8 @@ class Core(Keeping):
             await self.snapshot.save_at_end()
         # Behind it: what is undone may be in that one too.
         await self.settle(_LAST_SECONDS)
-        await self.snapshot.mark_at_end(self.undone.tenants("deletion"), _LAST_SECONDS)
+        undone = self.undone.tenants("deletion") | self.undone.tenants("purge")
+        await self.snapshot.mark_at_end(undone, _LAST_SECONDS)
         await self.routes.close()
         if self.redis is not None:
             self.redis.close()

@@ -6,6 +6,7 @@ Marks in Redis say of a name alone that it was deleted, for longer than anything
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -237,7 +238,8 @@ class OwedMarks:
 
     async def add(self, tenant: str) -> bool:
         """Owe one. False: Redis does not know of it."""
-        words = ("HINCRBY", self._key, tenant, 1), ("EXPIRE", self._key, _MARK_SECONDS)
+        # Another word each time: who pays for one must not pay for the next.
+        words = ("HSET", self._key, tenant, secrets.token_hex(8)), ("EXPIRE", self._key, _MARK_SECONDS)
         return await self._redis.ask(*words) is not None
 
     async def of(self, tenant: str) -> bytes | None:

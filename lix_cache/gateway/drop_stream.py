@@ -63,6 +63,8 @@ class DropStream:
 
     async def begin(self) -> bytes | None:
         """Mark a place to follow the others from. None if Redis does not answer."""
+        # Another server may give the same places to others.
+        self._own.clear()
         before = self._clock.own.time()
         answers = await self._redis.ask(self._added(b""), self._server())
         if answers is None:

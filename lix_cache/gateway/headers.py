@@ -106,7 +106,7 @@ _OF_THIS_MACHINE = re.compile(
 )
 
 #: No page can set the last by itself.
-_OF_KEY_OR_PREFLIGHT = ("authorization", "x-api-key", "access-control-request-method")
+_OF_KEY_OR_PREFLIGHT = ("authorization", "x-api-key", "api-key", "access-control-request-method")
 
 
 def check_origin(headers: Mapping[str, str], *, may_bring_key: bool) -> None:

@@ -121,7 +121,9 @@ class Keeping:
         if place is not None and self.meaning is not None:
             seconds = self.meaning.policy.ttl_for(place.question.text, seconds)
         entry = Entry(tenant.name, answer, begun, now + seconds, asked.model, control.tags)
-        if self.dropped.has(entry):
+        # One that was begun later than now was begun before the clock was set back: by what was dropped since
+        # nothing can be said of it.
+        if begun > now or self.dropped.has(entry):
             self.metrics.not_stored["purged"] += 1
             return False
         if not self.memory.put(asked.key, entry):
@@ -331,11 +333,15 @@ class Keeping:
             RedisUnavailable: not all is gone, and it is to be done again.
         """
         newest = drop.at if drop.newest is None else drop.newest
+        if not await self.snapshot.owe(drop.tenant):
+            return False
         await redis.begin_purge(drop.tenant, newest)
         await self._purge_in(redis, drop)
         if self.meaning is not None:
             age = max(0.0, self.clock.time() - newest)
             await self.meaning.purge(drop.tenant, drop.model, age, drop.tag)
+        # Behind it: a snapshot that began meanwhile has what came back, and knows the mark of before.
+        self.spawn(self.snapshot.mark_in_time(drop.tenant))
         return True
 
     async def _purge_in(self, redis: RedisTier, drop: Drop) -> int:

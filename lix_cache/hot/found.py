@@ -165,22 +165,25 @@ class Neighbours:
         found: the candidates, in the order of the log.
         metas: number of a candidate to what is known of it, packed.
         responses: digest to response, of some of the candidates.
+        unseen: how near an entry may be that is none of them, as a cosine; -1 where all were found.
     """
 
     found: Everything
     metas: Mapping[bytes, bytes]
     responses: Mapping[bytes, bytes]
+    unseen: float
 
     @classmethod
     def read(cls, reply: Any) -> Neighbours:
         """Read a reply. Its rows are checked when they are read, as news are."""
-        now, reported, rows, responses = reply
+        now, reported, rows, responses, farthest = reply
         different = {bytes(number): (number, fields) for number, fields, _ in rows}
         ordered = sorted(different.values(), key=lambda row: order_of(row[0]))
         return cls(
             Everything(float(now), unpack_groups(reported), False, ordered, b"candidates", b"0-0"),
             {bytes(number): meta for number, _, meta in rows},
             dict(zip(responses[::2], responses[1::2], strict=True)),
+            2.0 * float(farthest) - 1.0 if farthest else -1.0,
         )
 
     def served(self, number: bytes) -> Served | None:

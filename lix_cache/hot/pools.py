@@ -286,8 +286,10 @@ class AsyncPool(redis.asyncio.BlockingConnectionPool):
         """See :meth:`Pool.ask`."""
         connection = await self._take()
         if opened is not None and connection.number > opened:
+            # Before it is given back: another task may connect it anew.
+            number = connection.number
             await self.release(connection)
-            raise NewConnection(connection.number)
+            raise NewConnection(number)
         try:
             await connection.send_packed_command((request,), check_health=False)
             answers = [await _aanswer(connection) for _ in range(count)]

@@ -153,6 +153,9 @@ class Nodes:
             asked: a number from before it was asked.
             epoch: of what a sentinel says.
         """
+        if self.looked is not None and asked < self.looked:
+            # Another thread has asked since, and may have heard of more.
+            return
         owners: list[Node | None] = [None] * len(self.owners)
         for first, last, host, port in ranges:
             owners[first : last + 1] = [self._node(host, port)] * (last + 1 - first)
@@ -206,6 +209,10 @@ class Nodes:
         )
         nodes = [node for node in (*every, last) if node is not None]
         return sorted(nodes, key=self._silent.__contains__)
+
+    def is_silent(self, node: Node) -> bool:
+        """Whether a node did not answer when it was asked last."""
+        return node in self._silent
 
     def heard(self, node: Node, *, answers: bool) -> None:
         """Note whether a node answered. One that did not is asked who serves what after all others."""

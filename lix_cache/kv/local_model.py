@@ -283,8 +283,12 @@ class LocalModel(Placing):
 
         start_thread(work, "lix-cache-kv")
 
-    def drain(self, seconds: float) -> bool:
+    def drain(self, seconds: float, is_wanted: Callable[[], bool] = lambda: True) -> bool:
         """Take no more calls, and wait for the replies that are being made.
+
+        Args:
+            seconds: how long.
+            is_wanted: whether to go on waiting.
 
         Returns:
             Whether they ended in time. If not, calls are taken again.
@@ -293,7 +297,7 @@ class LocalModel(Placing):
             self._closed = True
         until = self._clock.monotonic() + seconds
         while self._running:
-            if self._clock.monotonic() >= until:
+            if self._clock.monotonic() >= until or not is_wanted():
                 self._closed = self._is_over
                 return False
             self._clock.sleep(0.01)

@@ -72,7 +72,8 @@ class SwappableModel:
             old = self._model
             # There is none where the last one could not be loaded again.
             if old is not None:
-                if not old.drain(drain_seconds) and not self._is_closed:
+                is_drained = old.drain(drain_seconds, lambda: not self._is_closed)
+                if not is_drained and not self._is_closed:
                     raise KvBusy(f"replies took longer than {drain_seconds} s; the model was not exchanged")
                 old.close()
                 self._model = None

@@ -351,7 +351,7 @@ def choose_among(
         thresholds,
         lambda row: core.hits.object_to(text, view.records[row].text),
         wanted=1 if core.hits.verifier is None else _WANTED,
-        unseen=-1.0 if near is None else near.unseen(similarities),
+        unseen=-1.0 if near is None else near.brought.unseen,
         answers=view.answers,
         query=vector,
     )

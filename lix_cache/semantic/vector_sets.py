@@ -13,7 +13,6 @@ a hit needs no further round trip, unless its response is large.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,14 +48,6 @@ class Nearest:
 
     view: View
     brought: Neighbours
-
-    def unseen(self, similarities: FloatArray) -> float:
-        """Return how near an entry may be that is none of the candidates: as near as the farthest of them.
-
-        Where all of them answer alike, one that answers differently may stand right behind.
-        """
-        alive = similarities[similarities > -math.inf]
-        return float(alive.min()) if len(similarities) >= _WANTED and len(alive) else -1.0
 
     def answer(self, number: bytes, waited_ms: float) -> Served | None:
         """Return a candidate as if it had been admitted; None if its response did not come along.

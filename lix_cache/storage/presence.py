@@ -66,9 +66,9 @@ class Presence:
 
     def answers(self) -> None:
         """Note that a request got an answer."""
-        if self._why:
-            self._why = ""
-            self._probed.reset()
+        # The probe too where nothing is wrong: one that was sent would keep the next from being sent.
+        self._why = ""
+        self._probed.reset()
 
     def _is_probed(self) -> bool:
         """Send a probe if it is time for one; False if the one who calls must find out."""

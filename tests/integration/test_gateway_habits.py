@@ -153,6 +153,7 @@ def test_a_page_that_brings_a_providers_key_uses_a_gateway_that_has_none_of_its_
     ask(gateway.url, "OPTIONS", CHAT, headers=preflight)
     assert provider.calls[-1].method == "OPTIONS"
     assert post(gateway.url, chat_body("mine?"), authorization="Bearer sk-page", origin=EVIL).status == 200
+    assert post(gateway.url, chat_body("mine?"), api_key="sk-page", origin=EVIL).status == 200
     with RunningGateway(provider, None, sessions=True) as keeping:
         assert (
             post(keeping.url, chat_body("mine?"), authorization="Bearer sk-page", origin=EVIL).status == 403

@@ -138,6 +138,35 @@ def test_an_answer_right_behind_as_many_candidates_as_are_brought_is_reckoned_wi
     assert used(cache) == 1
 
 
+@pytest.mark.promise("right-answer")
+def test_candidates_that_were_dropped_meanwhile_hide_no_other_answer(make: Any) -> None:
+    cache, exact = make(), make(vector_sets_from=None)
+    query = vectors(1)[0]
+    fill(cache, vectors(120, seed=7))
+    for i in range(60):
+        cache.store(f"old {i}", "an old answer", query_embedding=near(query, i + 200, 0.1), tags=["old"])
+    for i in range(80):
+        cache.store(f"alike {i}", "the one answer", query_embedding=near(query, i + 1, 0.2))
+    cache.store("question 999", "another answer", query_embedding=near(query, 99, 0.21))
+    cache.invalidate(tags=["old"])
+    for one in (cache, cache, exact):
+        assert one.lookup("new words", query_embedding=query).reason == "margin"
+
+
+@pytest.mark.promise("right-answer")
+def test_an_entry_that_the_set_does_not_have_yet_is_no_measure_of_what_is_in_it(make: Any) -> None:
+    cache, exact = make(), make(vector_sets_from=None)
+    query = vectors(1)[0]
+    fill(cache, vectors(120, seed=7))
+    for i in range(80):
+        cache.store(f"alike {i}", "the one answer", query_embedding=near(query, i + 1, 0.2))
+    cache.store("question 999", "another answer", query_embedding=near(query, 99, 0.21))
+    # By a process that keeps no set.
+    fill(exact, vectors(12, seed=8), 2000)
+    for one in (cache, exact):
+        assert one.lookup("new words", query_embedding=query).reason == "margin"
+
+
 def test_small_scopes_are_searched_in_the_process(make: Any, raw: redis.Redis, config: CacheConfig) -> None:
     cache = make()
     rows = vectors(FROM - 1)

@@ -16,6 +16,7 @@ from lix_cache.errors import RedisUnavailable
 from lix_cache.hot.connections import NewConnection, next_number
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.places import check_is_master
+from lix_cache.hot.slots import Range
 from tests.support.twins import ManualClock
 
 A, B = 7001, 7002
@@ -39,6 +40,7 @@ class Play:
         self.says: dict[int, int | None] = dict.fromkeys(SENTINELS, A)
         self.sent: list[tuple[int, bytes]] = []
         self.looks = 0
+        self.seconds = 0.01
         self.opened: dict[int, int] = {}
 
     def __call__(self, *commands: Any, opened: int | None = None) -> list[Any]:
@@ -63,7 +65,7 @@ class Play:
         port = ask.node.endpoint.port
         if port in SENTINELS:
             self.looks += 1
-            self.clock.advance(0.01)
+            self.clock.advance(self.seconds)
             named = self.says[port]
             if named is None:
                 return rx.ConnectionError("refused")
@@ -85,7 +87,7 @@ def test_the_sentinels_are_asked_behind_each_new_connection_and_then_no_more() -
     play = Play()
     assert play(("GET", "k")) == [b"OK"]
     looks = play.looks
-    assert looks == 3, "one says who it is; then two, most of them, that it still is"
+    assert looks == 4, "one says who it is; then all, that it still is"
     assert play(("GET", "k")) == [b"OK"]
     assert play.looks == looks
     # It was closed: the server may have been away.
@@ -104,11 +106,13 @@ def test_a_server_that_came_back_as_the_master_that_it_was_is_sent_nothing() -> 
     assert play.sent == [(A, b"GET k"), (B, b"SET k v")]
 
 
-def test_a_sentinel_that_has_not_heard_of_another_master_does_not_decide_alone() -> None:
+@pytest.mark.promise("no-loss")
+@pytest.mark.parametrize("knows", SENTINELS)
+def test_one_sentinel_that_has_heard_of_another_master_decides(knows: int) -> None:
     play = Play()
     play(("GET", "k"))
     del play.opened[A]
-    play.says[SENTINELS[1]] = B
+    play.says[knows] = B
     assert play(("SET", "k", "v")) == [b"OK"]
     # Nor does it lead back.
     del play.opened[B]
@@ -138,6 +142,25 @@ def test_without_a_sentinel_that_answers_nothing_is_sent_on_a_new_connection() -
     assert isinstance(refused, RedisUnavailable)
     assert not refused.maybe_done
     assert len(play.sent) == 2
+
+
+@pytest.mark.promise("no-loss")
+def test_a_look_that_began_before_another_one_does_not_lead_back() -> None:
+    play = Play()
+    play(("GET", "k"))
+    nodes = play.routes.nodes
+    early = next_number()
+    nodes.take([Range(0, 0, "127.0.0.1", B)], next_number(), 2)
+    looked = nodes.looked
+    nodes.take([Range(0, 0, "127.0.0.1", A)], early, 1)
+    assert [node and node.endpoint.port for node in nodes.owners] == [B]
+    assert (nodes.epoch, nodes.looked) == (2, looked)
+
+
+def test_what_the_sentinels_name_a_server_for_is_sent_though_asking_took_all_the_time() -> None:
+    play = Play()
+    play.seconds = 60
+    assert play(("GET", "k")) == [b"OK"]
 
 
 @pytest.mark.promise("no-loss")

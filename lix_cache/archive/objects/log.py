@@ -32,8 +32,6 @@ GRACE_SECONDS = 86_400.0
 SIDE_BY_SIDE = 7
 #: How often the newest snapshot is opened, because the one before was collected meanwhile.
 _OPENED_AGAIN = 5
-#: States of the snapshot that are kept decoded: a few commits of a daemon's.
-_DECODED = 128
 #: Sessions that changed since the snapshot, of which a page looks at once.
 _AT_ONCE = 64
 T = TypeVar("T")
@@ -95,8 +93,8 @@ class ShardLog:
         #: What the segments since the snapshot say of each session.
         self._since: dict[str, list[Record | State]] = {}
         self._numbers: dict[str, list[int]] = {}
-        #: What some sessions were at the snapshot: a commit asks for each of its own more than once.
-        self._decoded: dict[str, State] = {}
+        #: What sessions were at the snapshot, during a commit, which asks for each of its own more than once.
+        self._decoded: dict[str, State] | None = None
         self._recent = Recent(self._since.__getitem__)
         #: The stored ids in ``_since``, sorted, by how many segments were known then.
         self._names: tuple[int, list[str]] = (-1, [])
@@ -223,12 +221,19 @@ class ShardLog:
                     f"another call to shard {self.number} got no answer, and nothing was asked for this one: "
                     f"{met.text}"
                 )
+            is_first = commits and self._decoded is None
+            if is_first:
+                self._decoded = {}
             try:
                 return ask()
             except ArchiveUnavailable as error:
                 if error.unanswered:
                     self._silence = _Silence(met.number + 1, error.unanswered, str(error))
                 raise
+            finally:
+                if is_first:
+                    # No longer: each is as large as its session, and a process has many shards.
+                    self._decoded = None
 
     def _held(self) -> threading.RLock:
         if self._pid != os.getpid():
@@ -257,15 +262,15 @@ class ShardLog:
 
     def _before(self, session_id: str) -> State:
         """Return what a session was at the snapshot."""
-        state = self._decoded.get(session_id)
+        kept = self._decoded
+        state = None if kept is None else kept.get(session_id)
         if state is None:
             state = self._base.state(session_id)
             if state is None:
                 # Not kept: a copy that is being made brings more.
                 return self._inherited(session_id)
-            if len(self._decoded) >= _DECODED:
-                del self._decoded[next(iter(self._decoded))]
-            self._decoded[session_id] = state
+            if kept is not None:
+                kept[session_id] = state
         return state
 
     def _sync(self) -> None:
@@ -350,7 +355,8 @@ class ShardLog:
         self._next = self._looked = header.number
         self._since.clear()
         self._numbers.clear()
-        self._decoded.clear()
+        if self._decoded:
+            self._decoded.clear()
         self._recent.clear()
         self._names = (-1, [])
 
@@ -369,8 +375,14 @@ class ShardLog:
 
     def _apply(self, found: segment.Segment) -> None:
         for record in found.records:
-            self._since.setdefault(record.session_id, []).append(record)
-            self._numbers.setdefault(record.session_id, []).append(self._next)
+            name = record.session_id
+            if name not in self._since:
+                # What the commit has decoded is not decoded again by the next one.
+                known = (self._decoded or {}).get(name)
+                self._since[name] = [] if known is None else [known]
+                self._numbers[name] = [] if known is None else [-1]
+            self._since[name].append(record)
+            self._numbers[name].append(self._next)
             if record.token is None:
                 self._recent.changed(record.session_id)
             if record.state is not None:

@@ -88,8 +88,14 @@ async def anext_of(items: AsyncIterator[Any]) -> Any:
     raise EngineBusy("the answer was halted")
 
 
-async def in_thread(call: Callable[[], Any], halt: Halt | None = None) -> Any:
-    """Return what a call returns. What it asks of an engine ends with a halt, or when nobody waits."""
+async def in_thread(call: Callable[[], Any], halt: Halt | None = None, *, stops: bool = True) -> Any:
+    """Return what a call returns. What it asks of an engine ends with a halt, or when nobody waits.
+
+    Args:
+        call: what to do.
+        halt: what ends it.
+        stops: end it when nobody waits; not what writes states to disk, which would be lost.
+    """
     halt = halt or Halt()
 
     def made() -> Iterator[Any]:
@@ -102,5 +108,6 @@ async def in_thread(call: Callable[[], Any], halt: Halt | None = None) -> Any:
     try:
         return await anext_of(running.items())
     except asyncio.CancelledError:
-        running.stop()
+        if stops:
+            running.stop()
         raise

@@ -232,7 +232,7 @@ class LocalUpstream:
 
         self.state = "loading"
         try:
-            self._knows_tools = await in_thread(work)
+            self._knows_tools = await in_thread(work, stops=False)
         except BaseException:
             try:
                 self._use(self.target)
@@ -249,7 +249,7 @@ class LocalUpstream:
         swappable, self._swappable = self._swappable, None
         self.state = "unloaded"
         if swappable is not None:
-            await in_thread(swappable.close)
+            await in_thread(swappable.close, stops=False)
 
     # -- requests ----------------------------------------------------------------------------
 
