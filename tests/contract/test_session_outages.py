@@ -5,6 +5,7 @@ In both variants: one suite.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,9 @@ def test_a_key_that_is_sent_again_during_an_outage_keeps_its_place_and_its_id(
         server.pause()
         try:
             again = keyed(cache, "question", "new")
+            # What Redis carries out late has a larger id, unless it does so in the very same millisecond: it
+            # counts as the copy that was acknowledged first then (docs/archive-format.md, "A repeat yields").
+            time.sleep(0.005)
         finally:
             server.resume()
             back(cache)
