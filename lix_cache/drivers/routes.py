@@ -83,9 +83,9 @@ class Routes:
     def fence(self, opened: int | None) -> int | None:
         """Return the number of the newest connection that may be used, of a caller who said one, or none."""
         looked = self.nodes.looked
-        if looked is None or opened is None:
-            return looked if opened is None else opened
-        return min(looked, opened)
+        if looked is None:
+            return opened
+        return looked if opened is None else min(looked, opened)
 
     def answers(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from lix_cache.gateway.accounts import OWN_KEY
 from lix_cache.gateway.errors import Refused
 
 __all__ = [
@@ -106,7 +107,7 @@ _OF_THIS_MACHINE = re.compile(
 )
 
 #: No page can set the last by itself.
-_OF_KEY_OR_PREFLIGHT = ("authorization", "x-api-key", "api-key", "access-control-request-method")
+_OF_KEY_OR_PREFLIGHT = (*sorted(OWN_KEY), "access-control-request-method")
 
 
 def check_origin(headers: Mapping[str, str], *, may_bring_key: bool) -> None:

@@ -322,17 +322,16 @@ class Keeping:
             self.undone.later(("deletion", drop.tenant), name, partial(self._forget_in, redis, drop, name))
         else:
             # What came after it stays.
-            drop = drop if drop.newest is not None else replace(drop, newest=drop.at)
-            name = digest(repr(drop))
-            self.undone.later(("purge", drop.tenant), name, partial(self._purge_again, redis, drop))
+            newest = drop.at if drop.newest is None else drop.newest
+            work = partial(self._purge_again, redis, replace(drop, newest=newest), newest)
+            self.undone.later(("purge", drop.tenant), digest(repr(drop)), work)
 
-    async def _purge_again(self, redis: RedisTier, drop: Drop) -> bool:
-        """Purge what other processes see.
+    async def _purge_again(self, redis: RedisTier, drop: Drop, newest: float) -> bool:
+        """Purge what other processes see, and what was asked for up to then.
 
         Raises:
             RedisUnavailable: not all is gone, and it is to be done again.
         """
-        newest = drop.at if drop.newest is None else drop.newest
         if not await self.snapshot.owe(drop.tenant):
             return False
         await redis.begin_purge(drop.tenant, newest)

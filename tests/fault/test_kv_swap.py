@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,11 @@ from lix_cache.kv.store import KvStore
 from lix_cache.kv.swap import SwappableModel
 from lix_cache.kv.tensors import State
 from tests.support.kv_engine import ToyEngine
-from tests.support.waiting import wait_until
+from tests.support.waiting import in_thread, wait_until
 
 pytestmark = [pytest.mark.promise("no-leak"), pytest.mark.promise("no-stall")]
 
 TALK: list[dict[str, Any]] = [{"role": "user", "content": "Tell me more. " * 40}]
-
-
-def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
-    raised: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            call()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread, raised
 
 
 class Moments:

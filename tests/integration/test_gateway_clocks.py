@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,6 +41,20 @@ class Still(SystemClock):
         return self.now
 
 
+@pytest.fixture(params=[-300.0, 300.0])
+def gateways(
+    request: pytest.FixtureRequest, provider: Provider, redis_config: CacheConfig
+) -> Iterator[tuple[RunningGateway, RunningGateway]]:
+    """Two that share a Redis; the clock of the second is wrong. Both have looked at what was dropped."""
+    with (
+        RunningGateway(provider, redis_config) as one,
+        RunningGateway(provider, redis_config, clock=Wrong(request.param)) as other,
+    ):
+        for gateway in (one, other):
+            look(gateway)
+        yield one, other
+
+
 @pytest.mark.parametrize("ahead", [-300.0, 300.0])
 def test_what_is_under_way_elsewhere_is_not_kept_after_a_purge(
     ahead: float, provider: Provider, redis_config: CacheConfig
@@ -64,42 +79,26 @@ def test_what_is_under_way_elsewhere_is_not_kept_after_a_purge(
             assert post(gateway.url, chat_body(), cache_control="only-if-cached").status == 504
 
 
-@pytest.mark.parametrize("ahead", [-300.0, 300.0])
-def test_what_is_asked_for_after_a_purge_is_kept(
-    ahead: float, provider: Provider, redis_config: CacheConfig
-) -> None:
-    with (
-        RunningGateway(provider, redis_config) as one,
-        RunningGateway(provider, redis_config, clock=Wrong(ahead)) as other,
-    ):
-        for gateway in (one, other):
-            look(gateway)
-        other.do(other.core.purge("local", None, None))
-        for gateway in (one, other):
-            look(gateway)
-        for asked, at, elsewhere in (("one?", one, other), ("other?", other, one)):
-            assert post(at.url, chat_body(asked)).state == "miss"
-            at.settle()
-            assert post(at.url, chat_body(asked)).reason == "memory"
-            reply = post(elsewhere.url, chat_body(asked))
-            assert reply.reason == "redis"
-            assert float(reply.headers["age"]) < 100
+def test_what_is_asked_for_after_a_purge_is_kept(gateways: tuple[RunningGateway, RunningGateway]) -> None:
+    one, other = gateways
+    other.do(other.core.purge("local", None, None))
+    for gateway in (one, other):
+        look(gateway)
+    for asked, at, elsewhere in (("one?", one, other), ("other?", other, one)):
+        assert post(at.url, chat_body(asked)).state == "miss"
+        at.settle()
+        assert post(at.url, chat_body(asked)).reason == "memory"
+        reply = post(elsewhere.url, chat_body(asked))
+        assert reply.reason == "redis"
+        assert float(reply.headers["age"]) < 100
 
 
-@pytest.mark.parametrize("ahead", [-300.0, 300.0])
-def test_a_purge_by_age_goes_by_one_clock(
-    ahead: float, provider: Provider, redis_config: CacheConfig
-) -> None:
-    with (
-        RunningGateway(provider, redis_config) as one,
-        RunningGateway(provider, redis_config, clock=Wrong(ahead)) as other,
-    ):
-        for gateway in (one, other):
-            look(gateway)
-        post(one.url, chat_body())
-        one.settle()
-        assert other.do(other.core.purge("local", None, 60.0))["redis"] == 0
-        assert other.do(other.core.purge("local", None, 0.0))["redis"] == 1
+def test_a_purge_by_age_goes_by_one_clock(gateways: tuple[RunningGateway, RunningGateway]) -> None:
+    one, other = gateways
+    post(one.url, chat_body())
+    one.settle()
+    assert other.do(other.core.purge("local", None, 60.0))["redis"] == 0
+    assert other.do(other.core.purge("local", None, 0.0))["redis"] == 1
 
 
 @pytest.mark.parametrize("ahead", [-300.0, 300.0])

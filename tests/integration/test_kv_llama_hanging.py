@@ -20,7 +20,7 @@ from lix_cache.kv.local_model import LocalModel
 from lix_cache.kv.store import KvStore
 from tests.integration.test_kv_llama_cpp import Servers
 from tests.support.kv_models import conversation, model_folder
-from tests.support.waiting import wait_until
+from tests.support.waiting import in_thread, wait_until
 
 pytestmark = [pytest.mark.shared, pytest.mark.promise("no-stall")]
 pytest.importorskip("xllamacpp")
@@ -92,20 +92,6 @@ def engine_at(url: str, slots: Path) -> Any:
     from lix_cache.kv.engines.llama_cpp import LlamaServerEngine
 
     return LlamaServerEngine(url, slot_folder=slots)
-
-
-def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
-    raised: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            call()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread, raised
 
 
 def test_every_call_of_a_hanging_server_ends_with_its_halt(servers: Servers, before: Before) -> None:

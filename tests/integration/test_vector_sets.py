@@ -121,17 +121,19 @@ def test_large_scopes_are_answered_by_a_vector_set_as_by_exact_search(make: Any)
     assert stats["index_bytes"] < exact.get_stats()["index_bytes"] / 10
 
 
+def crowd(cache: Any, query: Any) -> None:
+    """Store more entries near a query than are brought, which answer alike, and right behind them another."""
+    for i in range(1, 81):
+        cache.store(f"alike {i}", "the one answer", query_embedding=near(query, i, 0.2))
+    cache.store("question 999", "another answer", query_embedding=near(query, 99, 0.21))
+
+
 @pytest.mark.promise("right-answer")
 def test_an_answer_right_behind_as_many_candidates_as_are_brought_is_reckoned_with(make: Any) -> None:
     cache, exact = make(), make(vector_sets_from=None)
     query = vectors(1)[0]
-    alike = [near(query, seed=i, share=0.2) for i in range(1, 81)]
-    other = near(query, seed=99, share=0.21)
-    far = vectors(120, seed=7)
-    fill(cache, far)
-    for i, row in enumerate(alike):
-        cache.store(f"alike {i}", "the one answer", query_embedding=row)
-    cache.store("question 999", "another answer", query_embedding=other)
+    fill(cache, vectors(120, seed=7))
+    crowd(cache, query)
     for one in (cache, exact):
         found = one.lookup("new words", query_embedding=query)
         assert (found.is_hit, found.reason) == (False, "margin")
@@ -145,9 +147,7 @@ def test_candidates_that_were_dropped_meanwhile_hide_no_other_answer(make: Any) 
     fill(cache, vectors(120, seed=7))
     for i in range(60):
         cache.store(f"old {i}", "an old answer", query_embedding=near(query, i + 200, 0.1), tags=["old"])
-    for i in range(80):
-        cache.store(f"alike {i}", "the one answer", query_embedding=near(query, i + 1, 0.2))
-    cache.store("question 999", "another answer", query_embedding=near(query, 99, 0.21))
+    crowd(cache, query)
     cache.invalidate(tags=["old"])
     for one in (cache, cache, exact):
         assert one.lookup("new words", query_embedding=query).reason == "margin"
@@ -158,9 +158,7 @@ def test_an_entry_that_the_set_does_not_have_yet_is_no_measure_of_what_is_in_it(
     cache, exact = make(), make(vector_sets_from=None)
     query = vectors(1)[0]
     fill(cache, vectors(120, seed=7))
-    for i in range(80):
-        cache.store(f"alike {i}", "the one answer", query_embedding=near(query, i + 1, 0.2))
-    cache.store("question 999", "another answer", query_embedding=near(query, 99, 0.21))
+    crowd(cache, query)
     # By a process that keeps no set.
     fill(exact, vectors(12, seed=8), 2000)
     for one in (cache, exact):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Life", "until", "wait_until"]
+__all__ = ["Life", "in_thread", "until", "wait_until"]
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "the condition") -> None:
@@ -26,6 +27,21 @@ async def until(condition: Callable[[], Any], seconds: float = 60.0, what: str =
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come true within {seconds:g} s")
         await asyncio.sleep(0.005)
+
+
+def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
+    """Start a call in a thread. Returns the thread, and a list of what the call has raised."""
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread, raised
 
 
 class Life:

@@ -12,7 +12,7 @@ import redis.exceptions as rx
 
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.routes import Routes
-from lix_cache.effects import NodeAsk, NodeAsks, RedisCall, Sleep
+from lix_cache.effects import NodeAsk, RedisCall
 from lix_cache.errors import ConfigError, RedisCommandError, RedisUnavailable
 from lix_cache.hot.clients import create_redis_client
 from lix_cache.hot.connections import NewConnection, next_number
@@ -21,6 +21,7 @@ from lix_cache.hot.slots import slot_of
 from lix_cache.hot.spread import SCAN_AGAIN
 from lix_cache.session import old_sessions
 from lix_cache.session.store import open_store
+from tests.support.flows import played
 from tests.support.twins import ManualClock
 
 A, B, C = 7001, 7002, 7003
@@ -54,21 +55,11 @@ class Play:
         self.slept = 0.0
 
     def __call__(self, *commands: Any, opened: int | None = None, first: Any = None) -> list[Any]:
-        flow = self.routes.answers(commands, opened, first=first)
-        result: Any = None
-        while True:
-            try:
-                effect = flow.send(result)
-            except StopIteration as stop:
-                answers: list[Any] = stop.value
-                return answers
-            if isinstance(effect, Sleep):
-                self.slept += effect.seconds
-                self.clock.advance(effect.seconds)
-                result = None
-            else:
-                assert isinstance(effect, NodeAsks)
-                result = [self._node(ask) for ask in effect.asks]
+        return played(self.routes.answers(commands, opened, first=first), self._node, self._pause)
+
+    def _pause(self, seconds: float) -> None:
+        self.slept += seconds
+        self.clock.advance(seconds)
 
     def _node(self, ask: NodeAsk) -> Any:
         reader = hiredis.Reader()

@@ -11,12 +11,13 @@ import redis.exceptions as rx
 
 from lix_cache.config import CacheConfig
 from lix_cache.drivers.routes import Routes
-from lix_cache.effects import NodeAsk, NodeAsks, Sleep
+from lix_cache.effects import NodeAsk
 from lix_cache.errors import RedisUnavailable
 from lix_cache.hot.connections import NewConnection, next_number
 from lix_cache.hot.endpoint import endpoint_for
 from lix_cache.hot.places import check_is_master
 from lix_cache.hot.slots import Range
+from tests.support.flows import played
 from tests.support.twins import ManualClock
 
 A, B = 7001, 7002
@@ -44,20 +45,7 @@ class Play:
         self.opened: dict[int, int] = {}
 
     def __call__(self, *commands: Any, opened: int | None = None) -> list[Any]:
-        flow = self.routes.answers(commands, opened)
-        result: Any = None
-        while True:
-            try:
-                effect = flow.send(result)
-            except StopIteration as stop:
-                answers: list[Any] = stop.value
-                return answers
-            if isinstance(effect, Sleep):
-                self.clock.advance(effect.seconds)
-                result = None
-            else:
-                assert isinstance(effect, NodeAsks)
-                result = [self._asked(ask) for ask in effect.asks]
+        return played(self.routes.answers(commands, opened), self._asked, self.clock.advance)
 
     def _asked(self, ask: NodeAsk) -> Any:
         reader = hiredis.Reader()

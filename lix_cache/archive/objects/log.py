@@ -263,14 +263,14 @@ class ShardLog:
     def _before(self, session_id: str) -> State:
         """Return what a session was at the snapshot."""
         kept = self._decoded
-        state = None if kept is None else kept.get(session_id)
+        if kept is not None and session_id in kept:
+            return kept[session_id]
+        state = self._base.state(session_id)
         if state is None:
-            state = self._base.state(session_id)
-            if state is None:
-                # Not kept: a copy that is being made brings more.
-                return self._inherited(session_id)
-            if kept is not None:
-                kept[session_id] = state
+            # Not kept: a copy that is being made brings more.
+            return self._inherited(session_id)
+        if kept is not None:
+            kept[session_id] = state
         return state
 
     def _sync(self) -> None:
