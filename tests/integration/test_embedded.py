@@ -561,8 +561,8 @@ def test_a_server_that_cannot_save_refuses_to_stop_and_says_so(folder: str) -> N
     client = client_of(server)
     client.set("a", 1)
     # A snapshot is asked for, and cannot be written: SHUTDOWN is refused then.
-    client.config_set("save", "1 1")
     os.mkdir(os.path.join(folder, "redis", "data", "dump.rdb"))
+    client.config_set("save", "1 1")
     with pytest.raises(RedisUnavailable, match=r"^the Redis server of [^:]* did not shut down: -ERR"):
         server.stop()
     assert is_running(folder)
@@ -570,6 +570,20 @@ def test_a_server_that_cannot_save_refuses_to_stop_and_says_so(folder: str) -> N
         client_of(again).config_set("save", "")
         assert client_of(again).get("a") == b"1"
     assert not is_running(folder)
+
+
+def test_a_server_that_takes_no_more_writes_is_joined_and_read(folder: str) -> None:
+    with EmbeddedRedis(folder) as server:
+        client = client_of(server)
+        client.set("a", 1)
+        os.mkdir(os.path.join(folder, "redis", "data", "dump.rdb"))
+        client.config_set("save", "1 1")
+        wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+        with pytest.raises(redis.ResponseError, match="MISCONF"):
+            client.ping()
+        with EmbeddedRedis(folder) as other:
+            assert client_of(other).get("a") == b"1"
+        client.config_set("save", "")
 
 
 def test_it_is_ready_only_when_its_data_is_loaded(folder: str, tmp_path: Path) -> None:
