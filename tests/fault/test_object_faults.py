@@ -312,7 +312,7 @@ def test_racing_spillers_and_a_deleter_lose_and_double_nothing(bucket: Memory) -
     ended = threading.Event()
 
     def mover(number: int) -> None:
-        tier, dice = tier_of(bucket, snapshot_every=16, lease_seconds=600), random.Random(number)
+        tier, dice = tier_of(bucket, snapshot_every=16, lease_seconds=36_000), random.Random(number)
         for start in range(0, 60, 3):
             # Each has what the windows hold: they overlap.
             batch = {
@@ -324,7 +324,7 @@ def test_racing_spillers_and_a_deleter_lose_and_double_nothing(bucket: Memory) -
                 left = {s: batch[s] for s, result in done.items() if isinstance(result, ArchiveBusy)}
 
     def deleter() -> None:
-        tier, dice = tier_of(bucket, snapshot_every=16, lease_seconds=600), random.Random(99)
+        tier, dice = tier_of(bucket, snapshot_every=16, lease_seconds=36_000), random.Random(99)
         while not ended.is_set():
             session = dice.choice(sessions)
             lease = tier.try_lock(session)

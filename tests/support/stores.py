@@ -20,5 +20,7 @@ def own_store(server: Any, folder: str | os.PathLike[str], **settings: Any) -> C
         settings: all that is not so by default.
     """
     common = {"archive_dir": os.path.join(folder, "archive"), "redis_key_prefix": f"t{uuid.uuid4().hex}"}
-    config: CacheConfig = server.config(**{**common, "evictor_enabled": False, **settings})
+    # Machines stand still at times, for longer than an application would wait for its server.
+    patient = {"redis_socket_timeout": 30, "redis_socket_connect_timeout": 30}
+    config: CacheConfig = server.config(**{**common, **patient, "evictor_enabled": False, **settings})
     return config
