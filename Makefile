@@ -32,7 +32,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 # The installs share one folder.
 .NOTPARALLEL:
-.PHONY: help venv engines clients peers demo test exhaustive test-all quick promise chaos failover soak-gateway lint types imports check bench paper paper-data bench-codec bench-gateway bench-kv bench-against bench-cluster bench-scale bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
+.PHONY: help venv engines clients peers demo test covered exhaustive test-all quick promise chaos failover soak-gateway lint types imports check bench paper paper-data bench-codec bench-gateway bench-kv bench-against bench-cluster bench-scale bench-objects bench-catalogue chaos-objects radosgw docs docs-serve dist format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-27s%s\n", $$1, $$2}'
@@ -56,11 +56,13 @@ test: $(DEV)  ## set everything up and run the tests, of the longest a sample; C
 ifdef COVERAGE
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest -n 2 -m 'not exhaustive' $(ARGS)
-	$(BIN)/python -m coverage combine -q
-	$(BIN)/python -m coverage report --fail-under=95
 else
 	$(BIN)/python -m pytest -n 2 -m 'not exhaustive' $(ARGS)
 endif
+
+covered: $(DEV)  ## show what 'make test COVERAGE=1' did not cover
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report --fail-under=95
 
 exhaustive: $(DEV)  ## run what 'make test' leaves out
 	$(BIN)/python -m pytest -n 2 -m exhaustive $(ARGS)
