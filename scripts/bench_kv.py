@@ -72,7 +72,8 @@ def main() -> None:
     parser.add_argument(
         "--long", type=int, default=16384, help="prompt length with coffee-3m; 0 leaves it out"
     )
-    parser.add_argument("--engines", nargs="*", default=["transformers", "llama.cpp", "mlx"])
+    engines = ["transformers", "llama.cpp", "mlx"]
+    parser.add_argument("--engines", nargs="*", choices=engines, default=engines)
     parser.add_argument(
         "--repeats", type=int, default=5, help="of what is resumed; what is cold is measured once"
     )
