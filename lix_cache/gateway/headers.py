@@ -106,6 +106,14 @@ _OF_THIS_MACHINE = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 
+#: What this machine and its networks call it: no other site can point an address, a name without a dot or one
+#: that is kept for local use at this machine.
+_LOCAL_HOSTS = re.compile(
+    r"(?:(?:[\w-]+\.)*(?:localhost|local|internal|home\.arpa)|[\w-]+"
+    r"|\d{1,3}(?:\.\d{1,3}){3}|\[[\da-f:.]+\])\.?(?::\d{1,5})?",
+    re.IGNORECASE | re.ASCII,
+)
+
 #: No page can set the last by itself.
 _OF_KEY_OR_PREFLIGHT = (*sorted(OWN_KEY), "access-control-request-method")
 
@@ -114,7 +122,8 @@ def check_origin(headers: Mapping[str, str], *, may_bring_key: bool) -> None:
     """Refuse what a browser sends for another site's page, where no key says who asks.
 
     Its user does not know of it, and would pay with the gateway's own key. A page without an origin may be
-    any page's frame.
+    any page's frame. One whose site's name was pointed at this machine ("DNS rebinding") says no origin when
+    it reads, but says that name.
 
     Args:
         headers: of the request.
@@ -124,6 +133,14 @@ def check_origin(headers: Mapping[str, str], *, may_bring_key: bool) -> None:
     Raises:
         Refused: 403.
     """
+    host = headers.get("host", "")
+    if host and not may_bring_key and _LOCAL_HOSTS.fullmatch(host) is None:
+        raise Refused(
+            403,
+            "foreign_host",
+            "a gateway without tenants lends its own key and its sessions under no other name than one of "
+            "this machine, such as localhost: let a proxy before it send one as Host, or give it tenants",
+        )
     origin = headers.get("origin")
     if origin is None or _OF_THIS_MACHINE.fullmatch(origin) is not None:
         return

@@ -143,6 +143,59 @@ def test_a_page_of_another_site_does_not_use_a_gateway_without_tenants(
     assert len(provider.calls) == before
 
 
+@pytest.mark.promise("isolation")
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8640",
+        "127.0.0.1.evil.example:8640",
+        "localhost.evil.example",
+        "evil.example.",
+        "EVIL.example",
+        "xlocalhost.com",
+        "localhost@evil.example",
+        "notinternal.com",
+    ],
+)
+def test_a_site_whose_name_was_pointed_at_this_machine_reads_nothing(
+    host: str, provider: Provider, lender: RunningGateway
+) -> None:
+    before = len(provider.calls)
+    replies = [
+        ask(lender.url, "GET", "/v1/models", headers={"host": host}),
+        ask(lender.url, "GET", "/v1/files", headers={"host": host}),
+        ask(lender.url, "GET", "/v1/sessions", headers={"host": host}),
+        post(lender.url, chat_body(), authorization="", host=host),
+    ]
+    assert [(reply.status, reply.reason) for reply in replies] == [(403, "foreign_host")] * 4
+    assert len(provider.calls) == before
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:8640",
+        "127.0.0.1:8640",
+        "[::1]:8640",
+        "192.168.1.7:8640",
+        "gateway",
+        "gateway:8640",
+        "box.local:8640",
+        "host.docker.internal:8640",
+        "nas.home.arpa",
+        "app.localhost.",
+    ],
+)
+def test_the_names_of_this_machine_are_answered(host: str, lender: RunningGateway) -> None:
+    assert post(lender.url, chat_body(), authorization="", host=host).status == 200
+
+
+def test_a_gateway_that_lends_nothing_is_reached_by_any_name(gateway: RunningGateway) -> None:
+    assert post(gateway.url, chat_body(), authorization="Bearer sk-own", host="llm.example").status == 200
+
+
 def test_a_page_that_brings_a_providers_key_uses_a_gateway_that_has_none_of_its_own(
     provider: Provider, gateway: RunningGateway
 ) -> None:

@@ -103,6 +103,7 @@ const REASONS = {
   mode: "The client switched the cache off",
   unkeyable: "The body has no one form that a key could be made of",
   server_tool: "A tool that the provider carries out",
+  foreign_host: "No tenant's key says who asks, and the name in Host is none of this machine",
   foreign_origin: "A page of another site asks, and no tenant's key says for whom",
   no_admin_key: "A path of the gateway's own, which needs the setting admin_key",
   invalid_key: "The key is not known here",
