@@ -9,7 +9,7 @@ from lix_cache.arguments import speaks_for_itself
 from lix_cache.clock import Clock
 from lix_cache.drivers.aio import AsyncDriver, awaited
 from lix_cache.drivers.sync import SyncDriver
-from lix_cache.errors import LixCacheError
+from lix_cache.effects import then
 from lix_cache.semantic import calls_in_flight, explain, insert, lookup, maintenance
 from lix_cache.semantic.assembled import Assembled
 from lix_cache.semantic.calls_in_flight import AsyncInFlightCall, InFlightCall, alanded, landed
@@ -185,7 +185,7 @@ class SemanticCache(Assembled):
             InvalidContext, InvalidVector, DimensionMismatch, MissingExtra: as :meth:`lookup`.
         """
         answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
-        return self._drive(insert.store(self._core, answer)).entry_id
+        return self._drive(then(insert.store(self._core, answer), lambda stored: stored.entry_id))
 
     def invalidate(
         self,
@@ -262,12 +262,7 @@ class SemanticCache(Assembled):
 
         Costs one round trip for 500 scopes and one for each 50 of them: do not call it per request.
         """
-        counts: dict[str, Any] | LixCacheError
-        try:
-            counts = self._drive(maintenance.count(self._core))
-        except LixCacheError as error:
-            counts = error
-        return self._stats(counts)
+        return self._drive(then(maintenance.try_to_count(self._core), self._stats))
 
     def health_check(self) -> dict[str, Any]:
         """Try Redis, embedder and verifier once. Returns their states; raises nothing.
@@ -307,21 +302,7 @@ class AsyncSemanticCache(Assembled):
 
     explain = awaited(SemanticCache.explain)
 
-    async def store(
-        self,
-        query: str,
-        response: Any,
-        *,
-        context: Mapping[str, Any] | None = None,
-        query_embedding: VectorLike | None = None,
-        ttl_seconds: float | None = None,
-        tags: Sequence[str] = (),
-        tokens: tuple[int, int] | None = None,
-    ) -> str | None:
-        """See :meth:`SemanticCache.store`."""
-        answer = insert.Answer(query, response, context, query_embedding, ttl_seconds, tags, tokens)
-        return (await self._drive(insert.store(self._core, answer))).entry_id
-
+    store = awaited(SemanticCache.store)
     invalidate = awaited(SemanticCache.invalidate)
     report_wrong = awaited(SemanticCache.report_wrong)
     cleanup_expired = awaited(SemanticCache.cleanup_expired)
@@ -336,13 +317,5 @@ class AsyncSemanticCache(Assembled):
 
     settle = awaited(SemanticCache.settle)
 
-    async def get_stats(self) -> dict[str, Any]:
-        """See :meth:`SemanticCache.get_stats`."""
-        counts: dict[str, Any] | LixCacheError
-        try:
-            counts = await self._drive(maintenance.count(self._core))
-        except LixCacheError as error:
-            counts = error
-        return self._stats(counts)
-
+    get_stats = awaited(SemanticCache.get_stats)
     health_check = awaited(SemanticCache.health_check)

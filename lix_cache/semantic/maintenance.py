@@ -23,7 +23,7 @@ from lix_cache.semantic.scope import embedder_word, item_digests, merged
 from lix_cache.vectors import check_dimension
 from lix_cache.verifiers.protocol import verified_scores
 
-__all__ = ["Criteria", "clean_up", "count", "health", "invalidate", "report_wrong"]
+__all__ = ["Criteria", "clean_up", "health", "invalidate", "report_wrong", "try_to_count"]
 
 #: Scopes that are worked on in one round trip.
 _SCOPES_AT_ONCE = 50
@@ -232,7 +232,7 @@ def settle(core: Core, timeout: float | None) -> Flow[bool]:
     return bool((yield Compute(lambda: meanings.settle(timeout), None, "the vectors of responses")))
 
 
-def count(core: Core) -> Flow[dict[str, Any]]:
+def _count(core: Core) -> Flow[dict[str, Any]]:
     """Count what there is in the cache's own context, and what audits found there."""
     scopes = yield from scopes_with(core, item_digests(core.scopes.context))
     counted = []
@@ -255,6 +255,14 @@ def count(core: Core) -> Flow[dict[str, Any]]:
         "false_hit_rate_95": audits.false_hit_rate(),
         "closed_scopes": 0 if target is None else sum(one.is_closed(target) for one in audited),
     }
+
+
+def try_to_count(core: Core) -> Flow[dict[str, Any] | LixCacheError]:
+    """Count what there is in the cache's own context; or return what is in the way."""
+    try:
+        return (yield from _count(core))
+    except LixCacheError as error:
+        return error
 
 
 def health(core: Core) -> Flow[dict[str, Any]]:
