@@ -206,10 +206,11 @@ class Exchange:
                 if control.no_store
                 else Keep(asked, control, place, meant, self._is_storable(asked, data))
             )
+            sent = await self.core.encoded(self.protocol, data)
         except BaseException:
             await let_go(meant)
             raise
-        await self._relay(flight, self._pump(flight, asked, self.core.encoded(self.protocol, data), keep))
+        await self._relay(flight, self._pump(flight, asked, sent, keep))
 
     async def _find(
         self, asked: Prepared, control: Control, place: Place | None

@@ -248,11 +248,12 @@ class Core(Keeping):
         pairs = forwarded(scope["headers"], decodes=first is not None)
         return recipient.gets(pairs, self.tenants.knows)
 
-    def encoded(self, protocol: Protocol, data: bytes) -> bytes:
+    async def encoded(self, protocol: Protocol, data: bytes) -> bytes:
         """Return a body with its records in fewer tokens, where a setting says so."""
         if self.encoding is None:
             return data
-        found = self.encoding.of_request(protocol.name, parse(data).value)
+        # A second for some megabytes: others are answered meanwhile.
+        found = await asyncio.to_thread(self.encoding.of_request, protocol.name, parse(data).value)
         self.metrics.encoded_tokens += found.saved_tokens
         return dump(found.request) if found.texts else data
 

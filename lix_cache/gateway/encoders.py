@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final, NoReturn, Protocol
 
 from lix_cache._spelling import did_you_mean
@@ -35,6 +37,9 @@ __all__ = [
 _SHORTEST: Final = 200
 #: Characters of texts whose encoding is remembered: an agent sends all its tool results again at each turn.
 _REMEMBERED = 4_000_000
+#: Characters of a request's texts that are looked at, from its begin on: what is sent of a turn stays the
+#: same in all later ones, or no provider would find its prefix again.
+_MOST_OF_REQUEST = 2_000_000
 _ENOUGH: Final = 0.15
 _PIECES = re.compile(r"_?[^\W\d_]+|\d{1,3}|[^\w\s]+|_+|\n\s*|  +| (?=\d)")
 
@@ -179,7 +184,7 @@ class Encoded:
 
 
 class Encoding:
-    """Encodes the requests of all protocols.
+    """Encodes the requests of all protocols. Safe between threads: large requests take long.
 
     Args:
         names: of the encoders to choose from: ``toon``, ``columns``.
@@ -202,6 +207,7 @@ class Encoding:
         self._most = 1 - least_saving
         self._seen: OrderedDict[str, tuple[str, int] | None] = OrderedDict()
         self._seen_size = 0
+        self._lock = threading.Lock()
 
     @property
     def part_of_key(self) -> str:
@@ -226,22 +232,30 @@ class Encoding:
             return Encoded(request)
         return Encoded({**request, where: changed}, tally.texts, tally.saved)
 
+    def may_change(self, text: str) -> bool:
+        """Whether a text is looked at."""
+        return _SHORTEST <= len(text) <= self._longest and text.lstrip()[:1] in ("[", "{")
+
     def of_text(self, text: str) -> tuple[str, int] | None:
         """Return a shorter text and the tokens that it saves; None if there is none that is worth it."""
-        if not _SHORTEST <= len(text) <= self._longest or text.lstrip()[:1] not in ("[", "{"):
+        if not self.may_change(text):
             return None
-        if text in self._seen:
-            self._seen.move_to_end(text)
-            return self._seen[text]
-        found = self._seen[text] = self._shortest(text)
-        self._seen_size += len(text)
-        while self._seen_size > _REMEMBERED:
-            self._seen_size -= len(self._seen.popitem(last=False)[0])
+        with self._lock:
+            if text in self._seen:
+                self._seen.move_to_end(text)
+                return self._seen[text]
+        found = self._shortest(text)
+        with self._lock:
+            if text not in self._seen:
+                self._seen_size += len(text)
+            self._seen[text] = found
+            while self._seen_size > _REMEMBERED:
+                self._seen_size -= len(self._seen.popitem(last=False)[0])
         return found
 
     def _shortest(self, text: str) -> tuple[str, int] | None:
         try:
-            value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
+            value = json.loads(text, object_pairs_hook=_distinct, parse_float=_exact, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return None
         before = estimate_tokens(text)
@@ -290,6 +304,13 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _exact(text: str) -> float:
+    found = float(text)
+    if Decimal(text) != Decimal(repr(found)):
+        raise ValueError  # it would go out rounded, or as no number at all
+    return found
+
+
 def _refuse(_constant: str) -> NoReturn:
     raise ValueError
 
@@ -302,10 +323,14 @@ class _Tally:
 
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
+        self._left = _MOST_OF_REQUEST
         self.texts = 0
         self.saved = 0
 
     def text(self, text: str) -> str:
+        if len(text) > self._left or not self._encoding.may_change(text):
+            return text
+        self._left -= len(text)
         found = self._encoding.of_text(text)
         if found is None:
             return text

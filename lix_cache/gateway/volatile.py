@@ -118,7 +118,8 @@ RULES = {
         _rule(
             "git-status",
             r"(?P<a>^(?:gitStatus: )?This is the git status at the start of the conversation\.[^\n]*\n)"
-            r"(?:(?!^</|^# |^<system-reminder>)[^\n]*\n?){1,400}?(?P<b>(?=^</|^# |^<system-reminder>)|\Z)",
+            # A line can be read in one way alone, and some end is always there: else a long text is tried for ever.
+            r"(?:(?!^</|^# |^<system-reminder>)[^\n]*(?:\n|\Z))+?(?P<b>(?=^</|^# |^<system-reminder>)|\Z)",
             (
                 (
                     "gitStatus: This is the git status at the start of the conversation. Note.\nCurrent branch: a\n\nM x.py\n",

@@ -1,13 +1,17 @@
-"""What no SDK does and clients do: pages in browsers, cookies in pieces, HTTP/1.0, bodies announced first."""
+"""What clients do that no SDK does: pages in browsers, cookies in pieces, HTTP/1.0, bodies announced."""
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
+from lix_cache.gateway.encoders import Encoded, Encoding
 from lix_cache.gateway.settings import TenantSettings, UpstreamSettings
 from lix_cache.gateway.tenants import digest_of_key
 from tests.support.provider import Provider, RunningGateway
@@ -258,3 +262,23 @@ def test_a_tenants_key_is_enough_for_any_page(provider: Provider) -> None:
     key = "key-of-ann-0123456789abcdef"
     with RunningGateway(provider, None, tenants=(TenantSettings("ann", (digest_of_key(key),)),)) as gateway:
         assert post(gateway.url, chat_body(), authorization=f"Bearer {key}", origin=EVIL).status == 200
+
+
+@pytest.mark.promise("no-stall")
+def test_others_are_answered_while_a_request_is_encoded(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on, real = threading.Event(), threading.Event(), Encoding.of_request
+
+    def held(self: Encoding, protocol: str, request: Mapping[str, Any]) -> Encoded:
+        begun.set()
+        assert goes_on.wait(60)
+        return real(self, protocol, request)
+
+    monkeypatch.setattr(Encoding, "of_request", held)
+    with RunningGateway(provider, None, encoders=("columns",)) as gateway, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(post, gateway.url, chat_body())
+        assert begun.wait(60)
+        assert ask(gateway.url, "GET", "/healthz").status == 200
+        goes_on.set()
+        assert asked.result(60).status == 200

@@ -72,3 +72,12 @@ def test_a_rule_that_is_not_there() -> None:
     assert normaliser([]) is None
     with pytest.raises(ConfigError, match="did you mean 'date'"):
         normaliser(["dates"])
+
+
+@pytest.mark.parametrize("end", ["", "\n# Next\nDo it.", "\n</system>", "\n<system-reminder>x"])
+def test_a_status_of_any_length_is_one_and_takes_no_time(end: str) -> None:
+    rule = RULES["git-status"]
+    header = "This is the git status at the start of the conversation. N\n"
+    for lines in (399, 400, 401, 5000):
+        made = {rule(header + "\n".join(f"{mark} file{n}.py" for n in range(lines)) + end) for mark in "MA"}
+        assert made == {f"{header}<git-status>{end.lstrip(chr(10))}"}

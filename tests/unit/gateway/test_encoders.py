@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lix_cache.errors import ConfigError
+from lix_cache.gateway import encoders
 from lix_cache.gateway.encoders import Columns, Encoding, Toon, estimate_tokens
 
 pytestmark = pytest.mark.promise("right-answer")
@@ -254,6 +255,27 @@ def test_a_text_that_would_take_long_stays(monkeypatch: pytest.MonkeyPatch) -> N
 def test_there_is_no_such_encoder() -> None:
     with pytest.raises(ConfigError, match="columns, toon"):
         Encoding(("yaml",))
+
+
+@pytest.mark.parametrize(
+    "number", ["0.123456789012345678", "1e400", "-1e999", "1e-400", "123456789.1234567891"]
+)
+def test_a_number_that_would_go_out_rounded_keeps_its_text(number: str) -> None:
+    text = AS_JSON.replace(f"{UNIFORM[3]['total']},", "", 1).replace('"total":1.25', f'"total":{number}')
+    assert number in text
+    assert both().of_text(text) is None
+    assert both().of_text(text.replace(number, "1.0e1")) is not None
+
+
+def test_of_a_large_request_the_begin_is_encoded_and_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "_MOST_OF_REQUEST", 3 * len(AS_JSON) + 10)
+    turns = [{"role": "tool", "content": "no records"}, *[{"role": "tool", "content": AS_JSON}] * 5]
+    encoding, before = both(), None
+    for count in range(1, len(turns) + 1):
+        sent = encoding.of_request("chat", {"messages": turns[:count]}).request["messages"]
+        assert before is None or sent[: count - 1] == before, "a provider finds its prefix again"
+        before = sent
+    assert [turn["content"] == AS_JSON for turn in before or ()] == [False] * 4 + [True] * 2
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
