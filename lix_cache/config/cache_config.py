@@ -47,7 +47,7 @@ class CacheConfig:
         redis_url: ``redis://``, ``rediss://`` or ``unix://`` address; it overrides host and
             port. A database number in it is ignored: each layer has a setting of its own.
             ``redis+cluster://host:port,host:port`` names some nodes of a cluster,
-            ``redis+sentinel://host:port,host:port/service`` the sentinels of a service;
+            ``redis+sentinel://host:port,host:port/service`` all sentinels of a service;
             ``rediss+`` for TLS.
         redis_username: ACL user name (Redis 6 and later).
         redis_socket_timeout: seconds to wait for an answer.
