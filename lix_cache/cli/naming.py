@@ -20,6 +20,7 @@ __all__ = [
     "listed_failures",
     "meant",
     "name_fields",
+    "refused_as_of_other_prefixes",
     "say_if_of_other_prefixes",
     "spoken",
 ]
@@ -34,12 +35,11 @@ def hot_or_cold(admin: StoreAdmin, given: str, namespace: str | None) -> Session
     Raises:
         typer.Exit: there is none, or several are printed so; said on stderr.
     """
-    return meant(
-        given,
-        namespace,
-        lambda sid: admin.session(sid) is not None,
-        lambda: admin.session_ids(namespace=namespace),
-    )
+    try:
+        return meant(given, namespace, lambda sid: admin.session(sid) is not None, admin.session_ids)
+    except typer.Exit:
+        say_if_of_other_prefixes(admin)  # it may be in Redis, under another
+        raise
 
 
 def archived(archive: ConversationArchive, given: str, namespace: str | None) -> Session:
@@ -133,12 +133,32 @@ def listed_failures(failed: Mapping[Session, str]) -> dict[str, Any]:
 def say_if_of_other_prefixes(admin: StoreAdmin) -> None:
     """Say on stderr that what was listed is from disk alone, and that the prefix may be a slip."""
     if admin.is_of_other_prefixes():
-        prefix = visible(repr(admin.config.redis_key_prefix))
         to_stderr().print(
-            f"no process has used this archive under the prefix {prefix}: "
-            "what it holds is shown whatever prefix it was stored under",
+            f"{_of_other_prefixes(admin)}: what it holds is shown whatever prefix it was stored under",
             soft_wrap=True,
         )
+
+
+def refused_as_of_other_prefixes(admin: StoreAdmin, what: str) -> bool:
+    """Tell whether a command cannot have met the messages in Redis, after saying so on stderr.
+
+    Args:
+        admin: of the archive, under the prefix that may be a slip.
+        what: what that did to the command.
+    """
+    if not admin.is_of_other_prefixes():
+        return False
+    complain(
+        f"{_of_other_prefixes(admin)}: {what}",
+        "name the application's redis_key_prefix, before the command: lix-cache --prefix NAME …; an archive "
+        "that it is to use from now on, it must use once",
+    )
+    return True
+
+
+def _of_other_prefixes(admin: StoreAdmin) -> str:
+    prefix = visible(repr(admin.config.redis_key_prefix))
+    return f"no process has used this archive under the prefix {prefix}"
 
 
 def _printed(session_id: str) -> set[str]:

@@ -1,0 +1,79 @@
+"""The command line where a name is a slip: another prefix, a place without an archive, another namespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lix_cache import CacheConfig
+from tests.integration.test_cli import Cli, cli, fill, no_settings_from_outside, run_cli
+
+__all__ = ["cli", "no_settings_from_outside"]
+
+OF_OTHERS = "no process has used this archive under the prefix"
+
+
+@pytest.fixture
+def slip(redis_config: CacheConfig) -> CacheConfig:
+    """The settings of a store that has a cold session and a hot one, under a wrong prefix."""
+    fill(redis_config, "cold", 2, cold=True)
+    fill(redis_config, "hot", 3)
+    return redis_config.replace(redis_key_prefix=f"{redis_config.redis_key_prefix}-slip")
+
+
+# -- a wrong prefix --------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("no-loss")
+def test_an_export_under_a_wrong_prefix_leaves_an_earlier_backup_as_it_was(
+    cli: Cli, slip: CacheConfig, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup.jsonl"
+    assert cli("export", "-o", str(backup)).code == 0
+    whole = backup.read_bytes()
+    assert whole.count(b"\n") == 2
+    for arguments in ((), ("--session", "cold")):
+        said = run_cli(slip, "export", "-o", str(backup), *arguments)
+        assert said.code == 1
+        assert OF_OTHERS in said.err
+        assert "--prefix" in said.err
+        assert backup.read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["backup.jsonl"]
+
+
+@pytest.mark.promise("no-loss")
+def test_an_export_under_a_wrong_prefix_is_no_success(cli: Cli, slip: CacheConfig) -> None:
+    said = run_cli(slip, "export")
+    assert said.code == 1
+    assert OF_OTHERS in said.err
+    assert '"cold"' in said.out  # what can be saved is
+    assert '"hot"' not in said.out
+    missing = run_cli(slip, "export", "--session", "hot")
+    assert missing.code == 1
+    assert OF_OTHERS in missing.err
+    right = cli("export")
+    assert right.code == 0
+    assert OF_OTHERS not in right.err
+
+
+@pytest.mark.promise("no-loss")
+def test_an_offload_under_a_wrong_prefix_is_no_success(cli: Cli, slip: CacheConfig) -> None:
+    said = run_cli(slip, "offload", "--all", "--json")
+    assert said.code == 1
+    assert said.json["sessions"] == 0
+    assert OF_OTHERS in said.err
+    right = cli("offload", "--all", "--json")
+    assert (right.code, right.json["sessions"]) == (0, 1)
+    assert OF_OTHERS not in right.err
+
+
+def test_a_look_under_a_wrong_prefix_says_so_in_json_too_and_where_nothing_is_found(
+    cli: Cli, slip: CacheConfig
+) -> None:
+    looks = (["stats"], ["stats", "--json"], ["sessions", "--json"], ["show", "cold", "--json"])
+    for command in looks:
+        assert OF_OTHERS in run_cli(slip, *command).err
+        assert OF_OTHERS not in cli(*command).err
+    assert OF_OTHERS in run_cli(slip, "show", "hot").err
+    assert OF_OTHERS in run_cli(slip, "sessions", "--namespace", "nobody").err
