@@ -77,3 +77,35 @@ def test_a_look_under_a_wrong_prefix_says_so_in_json_too_and_where_nothing_is_fo
         assert OF_OTHERS not in cli(*command).err
     assert OF_OTHERS in run_cli(slip, "show", "hot").err
     assert OF_OTHERS in run_cli(slip, "sessions", "--namespace", "nobody").err
+
+
+# -- a place without an archive --------------------------------------------------------------------
+
+READING = [["verify"], ["verify", "a"], ["compact"], ["restore"], ["restore", "--all"], ["show", "a"]]
+
+
+@pytest.mark.promise("no-false-empty")
+@pytest.mark.parametrize("command", [*READING, ["export"], ["offload", "--all"], ["sessions"], ["stats"]])
+def test_a_url_without_an_archive_is_an_error_and_no_empty_archive(
+    redis_config: CacheConfig, tmp_path: Path, command: list[str]
+) -> None:
+    place = tmp_path / "no" / "typo"
+    said = run_cli(redis_config, f"--archive-dir=file://{place}", *command)
+    assert (said.code, said.out) == (1, "")
+    assert f"there is no archive at 'file://{place}'" in said.err
+    assert not place.parent.exists()
+
+
+@pytest.mark.promise("no-false-empty")
+def test_nothing_is_copied_from_a_url_without_an_archive(redis_config: CacheConfig, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    said = run_cli(redis_config, "archive", "copy", f"file://{tmp_path}/typo", str(target))
+    assert (said.code, said.out) == (2, "")
+    assert "there is no archive at SOURCE" in said.err
+    assert not target.exists()
+    # An empty one that was made is one.
+    fill(redis_config, "a", 2, cold=True)
+    whole = f"file://{tmp_path}/whole"
+    assert run_cli(redis_config, "archive", "copy", redis_config.archive_dir, whole).code == 0
+    assert run_cli(redis_config, "archive", "copy", whole, str(target)).code == 0
+    assert run_cli(redis_config, f"--archive-dir={whole}", "verify").code == 0

@@ -15,6 +15,7 @@ from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.naming import listed_failures, spoken
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import counted, for_humans, print_json, progress, visible
+from lix_cache.cli.settings import has_archive
 
 __all__ = ["archive"]
 
@@ -59,6 +60,8 @@ def copy(
     is_folder = "://" not in places[0]
     if is_folder and not os.path.isdir(places[0]):
         raise typer.BadParameter("SOURCE is no folder, and no URL such as s3://bucket/prefix")
+    if not is_folder and not has_archive(places[0]):
+        raise typer.BadParameter(f"there is no archive at SOURCE, {places[0]}")
     # Of the configuration only a number is asked for: nothing is started, nothing is reached.
     config = replace(settings_of(ctx), embedded=False, archive_dir=None).config()
     buckets = config.redis.buckets
