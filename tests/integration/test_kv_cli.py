@@ -12,6 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lix_cache.cli.app import app
+from lix_cache.kv.identity import tenant_digest
 from lix_cache.kv.manifest import Manifest, Part
 from lix_cache.kv.store import KvStore
 from tests.support.kv import FINGERPRINT, as_ids, pieces_of, save_tokens, tokens
@@ -87,6 +88,20 @@ def test_prune_takes_what_it_was_asked_to(folder: Path) -> None:
     assert {one["session"] for one in said("list", "--dir", folder)} == {"other"}
     assert said("prune", "--dir", folder, "--tenant", "bob", "--whole-tenant")["files"] == 2
     assert said("list", "--dir", folder) == []
+
+
+@pytest.mark.promise("no-loss")
+def test_prune_of_a_whole_tenant_keeps_what_its_agents_were_told_unless_told_otherwise(folder: Path) -> None:
+    agent = folder / "agents" / tenant_digest("ann").hex() / "agent-1.json"
+    assert KvStore(folder).keep("ann", str(agent), b"{}", None)
+    whole = ("--dir", folder, "--tenant", "ann", "--whole-tenant")
+    run("prune", "--dir", folder, "--tenant", "ann", "--agents", code=2)
+    assert "1 agent kept" in run("prune", *whole)
+    assert agent.exists()
+    assert {one["tenant"] for one in said("list", "--dir", folder)} == {"bob"}
+    assert said("prune", *whole)["agents"] == 0
+    assert "1 agent removed" in run("prune", *whole, "--agents")
+    assert not agent.exists()
 
 
 def test_explain_names_the_message_that_differs(folder: Path) -> None:
