@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lix_cache import CacheConfig
+from lix_cache import CacheConfig, ConversationArchive
 from tests.integration.test_cli import Cli, cli, fill, no_settings_from_outside, run_cli
 
 __all__ = ["cli", "no_settings_from_outside"]
@@ -109,3 +109,26 @@ def test_nothing_is_copied_from_a_url_without_an_archive(redis_config: CacheConf
     assert run_cli(redis_config, "archive", "copy", redis_config.archive_dir, whole).code == 0
     assert run_cli(redis_config, "archive", "copy", whole, str(target)).code == 0
     assert run_cli(redis_config, f"--archive-dir={whole}", "verify").code == 0
+
+
+@pytest.mark.promise("no-loss")
+def test_adopt_says_which_archive_it_replaces_and_where_that_is_no_move_of_a_store(
+    cli: Cli, redis_config: CacheConfig, tmp_path: Path
+) -> None:
+    fill(redis_config, "a", 2, cold=True)
+    old = ConversationArchive(redis_config.archive_dir).store.archive_id()
+    new = redis_config.replace(archive_dir=str(tmp_path / "new"))
+    said = run_cli(new, "archive", "adopt")
+    own = ConversationArchive(new.archive_dir).store.archive_id()
+    assert f"{new.archive_dir} (archive {own})" in said.out
+    assert f"before: archive {old}" in said.out
+    assert "archive copy" in said.err  # the new one is empty
+    again = run_cli(new, "archive", "adopt")
+    assert "before: this archive" in again.out
+    assert again.err == ""
+    back = cli("archive", "adopt")
+    assert f"before: archive {own}" in back.out
+    assert back.err == ""
+    slip = run_cli(redis_config.replace(redis_key_prefix="slip"), "archive", "adopt")
+    assert "before: none" in slip.out
+    assert "--prefix" in slip.err
