@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from lix_cache import CacheConfig, ConversationArchive
+from lix_cache.cli.app import app
 from tests.integration.test_cli import Cli, cli, fill, no_settings_from_outside, run_cli
+from tests.support.redis_server import free_port
 
 __all__ = ["cli", "no_settings_from_outside"]
 
@@ -132,3 +135,21 @@ def test_adopt_says_which_archive_it_replaces_and_where_that_is_no_move_of_a_sto
     slip = run_cli(redis_config.replace(redis_key_prefix="slip"), "archive", "adopt")
     assert "before: none" in slip.out
     assert "--prefix" in slip.err
+
+
+# -- a server that is not there --------------------------------------------------------------------
+
+
+def test_the_doctor_speaks_of_the_command_line_and_of_all_sentinels_where_none_answers(
+    tmp_path: Path,
+) -> None:
+    places = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    for url, sign in (
+        (f"redis://{places[0]}", "--embedded"),
+        (f"redis+sentinel://{','.join(places)}/svc", f"{','.join(places)}/svc"),
+    ):
+        done = CliRunner().invoke(app, [f"--redis-url={url}", f"--archive-dir={tmp_path}", "doctor"])
+        assert done.exit_code == 1
+        assert sign in done.stdout
+        assert "ensure_redis" not in done.stdout
+        assert "other nodes" not in done.stdout

@@ -118,7 +118,9 @@ def test_explain_names_the_message_that_differs(folder: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     for command in ("list", "stats", "verify", "prune"):
-        run(command, "--dir", tmp_path / "none", code=2)
+        done = CliRunner().invoke(app, ["kv", command, "--dir", str(tmp_path / "none")])
+        assert done.exit_code == 2
+        assert "appears with the first save" in " ".join(done.output.split())
     assert not (tmp_path / "none").exists()
 
 

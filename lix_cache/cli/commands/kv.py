@@ -51,7 +51,10 @@ _NO_LIMIT = 1 << 62
 def _store(folder: str) -> KvStore:
     path = os.path.expanduser(folder)
     if not os.path.isdir(path):
-        raise InvalidInput(f"there is no KV store at {folder!r}; name it with --dir or LIX_CACHE_KV_DIR")
+        raise InvalidInput(
+            f"there is no KV store at {folder!r}; name it with --dir or LIX_CACHE_KV_DIR (it appears with "
+            "the first save: when a session was idle for idle_seconds, 60 by default, or the model is closed)"
+        )
     return KvStore(path, budget_bytes=_NO_LIMIT, tidy=False)
 
 
