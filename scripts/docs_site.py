@@ -1,7 +1,7 @@
 """What mkdocs asks while it builds the site: the parts of pages that are made from the code.
 
 A line ``<!-- generated: NAME -->`` stands for a table or a text of PARTS, so no page repeats
-what a class says.
+what a class says. What follows ``<!-- only in a clone -->`` in the next line tells readers of the file so.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _ROLE = re.compile(r":(?:class|meth|func|attr|data|mod):<code>(~?)([\w.]+)</code
 #: A page that a text names by its path; what is code or a link already stays.
 _PAGE = re.compile(r"(<(pre|code|a)\b.*?</\2>)|\bdocs/([\w-]+)\.md\b", re.DOTALL)
 _MARK = re.compile(r"^<!-- generated: ([\w ]+) -->$", re.MULTILINE)
+_IN_CLONE = re.compile(r"^<!-- only in a clone -->\n.*\n", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -39,8 +40,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Put the generated parts into a page."""
-    return _MARK.sub(lambda mark: PARTS[mark[1]](), markdown)
+    """Put the generated parts into a page, which then needs no word on where they are."""
+    return _MARK.sub(lambda mark: PARTS[mark[1]](), _IN_CLONE.sub("", markdown))
 
 
 def on_page_content(html: str, page: Page, **_: object) -> str:

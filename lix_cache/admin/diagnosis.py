@@ -23,11 +23,19 @@ def diagnose_redis(facts: RedisFacts, config: CacheConfig) -> Iterator[Check]:
     """Yield what there is to say about the server; only that it is unreachable if it is."""
     if facts.trouble:
         for setting, text in facts.trouble.items():
-            is_of_many = "+cluster://" in facts.where or "+sentinel://" in facts.where
-            yield Check("server", "fail", f"{setting}: {text}", _REACH_MANY if is_of_many else _REACH)
+            yield Check("server", "fail", f"{setting}: {text}", _reach(facts.where))
         return
     of_many = f": {len(facts.masters)} masters" if facts.masters else ""
     yield Check("server", "ok", f"{facts.where} answers, all three layers{of_many}")
+    if facts.unused_db:
+        session, semantic, url = config.session_redis_db, config.semantic_redis_db, config.url_cache_redis_db
+        yield Check(
+            "database",
+            "warn",
+            f"redis_url names database {facts.unused_db}, which chooses nothing: sessions are in {session}, "
+            f"answers in {semantic}, URL vectors in {url}",
+            "leave it out; the settings are session_redis_db, semantic_redis_db and url_cache_redis_db",
+        )
     yield _version(facts)
     yield from _cluster(facts)
     if facts.no_writes is not None:
@@ -93,11 +101,21 @@ _ANOTHER_PREFIX = (
     "sessions need an archive each, besides a prefix each"
 )
 _REACH = "the settings are redis_url, or redis_host, redis_port, redis_username and redis_password"
-_REACH_MANY = (
+_REACH_CLUSTER = (
     "the sessions of other nodes go on; wait for the replica, or start the server again. Where none answers, "
     "look at the address: redis_url"
 )
+_REACH_SENTINEL = (
+    "redis_url names the sentinels and, at its end, the service: {where}. One of them must run and know that "
+    "service (redis-cli -h HOST -p PORT sentinel masters lists what it knows), and its master must answer"
+)
 _ALLOW_INFO = "allow it, so that persistence and memory can be looked at: ACL SETUSER <user> +info"
+
+
+def _reach(where: str) -> str:
+    if "+sentinel://" in where:
+        return _REACH_SENTINEL.format(where=where)
+    return _REACH_CLUSTER if "+cluster://" in where else _REACH
 
 
 def _permissions(facts: RedisFacts, redis: RedisSettings) -> Check:

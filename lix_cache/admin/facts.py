@@ -17,6 +17,7 @@ class RedisFacts:
         where: its address, without secrets.
         trouble: what is wrong with each database, by the setting that names it; empty
             where all of them answer.
+        unused_db: the number of a database in ``redis_url``; 0 for none.
         no_writes: why it takes no writes from any client; None if it does.
         buckets: why ``redis_buckets`` is not that of the store; None if it is.
         archive: why the archive is not that of the store; None if it is.
@@ -35,6 +36,7 @@ class RedisFacts:
 
     where: str
     trouble: dict[str, str] = field(default_factory=dict)
+    unused_db: int = 0
     no_writes: str | None = None
     buckets: str | None = None
     archive: str | None = None

@@ -27,7 +27,7 @@ from lix_cache.errors import (
     RedisUnavailable,
 )
 from lix_cache.hot.activity import last_used
-from lix_cache.hot.endpoint import endpoint_for
+from lix_cache.hot.endpoint import endpoint_for, unused_db
 from lix_cache.hot.keys import Keys
 from lix_cache.hot.layout import claim_buckets, noted_buckets
 from lix_cache.hot.probe import READS_ONLY
@@ -52,7 +52,7 @@ _NONCE = b"doctor"
 
 def look_at_redis(store: SessionStore, config: CacheConfig) -> RedisFacts:
     """Ask the server about itself, and try everything the library does on keys of its own."""
-    facts = RedisFacts(where=store.endpoint.label.rsplit(" db ", 1)[0])
+    facts = RedisFacts(where=store.endpoint.label.rsplit(" db ", 1)[0], unused_db=unused_db(config.redis))
     for setting in _LAYERS:
         try:
             _drive(config, getattr(config, setting))(ask(("PING",)))

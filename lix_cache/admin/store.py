@@ -257,9 +257,13 @@ class StoreAdmin:
             return Migrated(len(sizes), sum(sizes))
         return drive(buckets.migrate(store))
 
-    def adopt_archive(self) -> None:
-        """Note in Redis that the sessions move to the configured archive, which has taken another's place."""
-        self._drive.unchecked(adopt_archive(self._store))
+    def adopt_archive(self) -> str | None:
+        """Note in Redis that the sessions move to the configured archive, which has taken another's place.
+
+        Returns:
+            The UUID of the archive that Redis named before, for this ``redis_key_prefix``; None for none.
+        """
+        return self._drive.unchecked(adopt_archive(self._store))
 
     # -- the trash -------------------------------------------------------------------------
 

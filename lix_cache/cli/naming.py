@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "listed_failures",
     "meant",
     "name_fields",
+    "refused_as_of_other_prefixes",
     "say_if_of_other_prefixes",
     "spoken",
 ]
@@ -34,12 +36,11 @@ def hot_or_cold(admin: StoreAdmin, given: str, namespace: str | None) -> Session
     Raises:
         typer.Exit: there is none, or several are printed so; said on stderr.
     """
-    return meant(
-        given,
-        namespace,
-        lambda sid: admin.session(sid) is not None,
-        lambda: admin.session_ids(namespace=namespace),
-    )
+    try:
+        return meant(given, namespace, lambda sid: admin.session(sid) is not None, admin.session_ids)
+    except typer.Exit:
+        say_if_of_other_prefixes(admin)  # it may be in Redis, under another
+        raise
 
 
 def archived(archive: ConversationArchive, given: str, namespace: str | None) -> Session:
@@ -52,7 +53,7 @@ def archived(archive: ConversationArchive, given: str, namespace: str | None) ->
         given,
         namespace,
         archive.session_exists,
-        lambda: [meta["session_id"] for meta in archive.list_sessions(namespace)],
+        lambda: [meta["session_id"] for meta in archive.list_sessions()],
         "there is no archive file of session",
     )
 
@@ -74,7 +75,7 @@ def meant(
         given: what the user wrote.
         namespace: whose session; None for one without.
         exists: whether there is a session of that name.
-        names: all there are; asked only if that one is not there.
+        names: all there are, of every namespace; asked only if that one is not there.
         what: how the complaint begins.
         advice: what to do about it.
 
@@ -84,14 +85,15 @@ def meant(
     wanted = _name(namespace, given)
     if exists(wanted):
         return wanted
-    ids = (_id_in(namespace, name) for name in names())
-    found = sorted({sid for sid in ids if sid is not None and given in _printed(sid)})
+    every = [SessionKey(None, name) if isinstance(name, str) else name for name in names()]
+    found = sorted({key.id for key in every if key.namespace == namespace and given in _printed(key.id)})
     if len(found) == 1:
         return _name(namespace, found[0])
     if found:
         complain(f"{given!r} may be {len(found):,} sessions", "'lix-cache sessions --json' shows whole ids")
     else:
-        complain(f"{what} {spoken(wanted)}", advice)
+        others = {key.namespace for key in every if key.id == given}
+        complain(f"{what} {spoken(wanted)}", _elsewhere(others) or advice)
     raise typer.Exit(PROBLEM)
 
 
@@ -99,10 +101,12 @@ def _name(namespace: str | None, session_id: str) -> Session:
     return session_id if namespace is None else SessionKey(namespace, session_id)
 
 
-def _id_in(namespace: str | None, session: Session) -> str | None:
-    """Return the id of a session; None if it is of another namespace."""
-    key = SessionKey(None, session) if isinstance(session, str) else session
-    return key.id if key.namespace == namespace else None
+def _elsewhere(namespaces: set[str | None]) -> str:
+    """Return how to come by sessions of the same id; "" where there are none."""
+    named = [visible(shlex.quote(name)) for name in sorted(filter(None, namespaces))]
+    if named:
+        return f"one of that id is in another namespace: --namespace {' or '.join(named[:3])}"
+    return "one of that id has no namespace: leave --namespace out" if namespaces else ""
 
 
 def spoken(session: Session) -> str:
@@ -133,12 +137,32 @@ def listed_failures(failed: Mapping[Session, str]) -> dict[str, Any]:
 def say_if_of_other_prefixes(admin: StoreAdmin) -> None:
     """Say on stderr that what was listed is from disk alone, and that the prefix may be a slip."""
     if admin.is_of_other_prefixes():
-        prefix = visible(repr(admin.config.redis_key_prefix))
         to_stderr().print(
-            f"no process has used this archive under the prefix {prefix}: "
-            "what it holds is shown whatever prefix it was stored under",
+            f"{_of_other_prefixes(admin)}: what it holds is shown whatever prefix it was stored under",
             soft_wrap=True,
         )
+
+
+def refused_as_of_other_prefixes(admin: StoreAdmin, what: str) -> bool:
+    """Tell whether a command cannot have met the messages in Redis, after saying so on stderr.
+
+    Args:
+        admin: of the archive, under the prefix that may be a slip.
+        what: what that did to the command.
+    """
+    if not admin.is_of_other_prefixes():
+        return False
+    complain(
+        f"{_of_other_prefixes(admin)}: {what}",
+        "name the application's redis_key_prefix, before the command: lix-cache --prefix NAME …; an archive "
+        "that it is to use from now on, it must use once",
+    )
+    return True
+
+
+def _of_other_prefixes(admin: StoreAdmin) -> str:
+    prefix = visible(repr(admin.config.redis_key_prefix))
+    return f"no process has used this archive under the prefix {prefix}"
 
 
 def _printed(session_id: str) -> set[str]:

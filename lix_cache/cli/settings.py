@@ -5,10 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from lix_cache import ArchiveUnavailable, CacheConfig
+from lix_cache import ArchiveUnavailable, CacheConfig, ConversationArchive
 from lix_cache.embedded import configured_or_private
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "has_archive"]
+
+
+def has_archive(url: str) -> bool:
+    """Tell whether an archive was made at a URL: its first object says so. One request.
+
+    Raises:
+        ConfigError: no such URL.
+        ArchiveError: the object store refuses or does not answer, or what it has there is damaged.
+    """
+    return ConversationArchive(url).store.archive_id() is not None
 
 
 @dataclass(frozen=True)
@@ -60,32 +70,38 @@ class Settings:
         return config
 
     def config_to_look(self) -> CacheConfig:
-        """Return the config for a look at the whole store, which may be a new one without a folder.
+        """Return the config for a look at the whole store, which may be a new one without an archive.
 
-        A folder that is named by an option must be there. Redis names the archive of a store that was
+        An archive that is named by an option must be there. Redis names the archive of a store that was
         used, so a look from a wrong place is an ArchiveMismatch.
         """
         return self.config() if self.archive_dir is None else self.config_of_store()
 
     def config_of_store(self) -> CacheConfig:
-        """Return the config for work on what is there: the archive's folder must be.
+        """Return the config for work on what is there: the archive must be.
 
-        The library makes the folder at its first add. Here one that is not there is a slip in its name,
-        and what only Redis has would pass for the whole.
+        The library makes it at its first add. Here one that is not there is a slip in its name, and what
+        only Redis has would pass for the whole.
 
         Raises:
             ConfigError: an option or a variable is invalid.
-            ArchiveUnavailable: there is no such folder.
+            ArchiveError: there is no such folder, no archive at the URL, or no answer from there.
         """
         config = self.config()
+        variable = f"{self.env_prefix.rstrip('_').upper()}_ARCHIVE"
         if config.archive_url:
+            if not has_archive(config.archive_url):
+                raise ArchiveUnavailable(
+                    f"there is no archive at {config.archive_url!r}; name it with --archive-dir or "
+                    f"{variable}_URL (the first add to a session makes it)"
+                )
             return config
         try:
             os.stat(config.archive_dir)
         except FileNotFoundError:
             raise ArchiveUnavailable(
                 f"the archive folder {config.archive_dir!r} does not exist; name it with --archive-dir or "
-                f"{self.env_prefix.rstrip('_').upper()}_ARCHIVE_DIR (the first add to a session makes it)"
+                f"{variable}_DIR (the first add to a session makes it)"
             ) from None
         except OSError:
             pass  # said by the first look into it

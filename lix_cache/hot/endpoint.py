@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from lix_cache.config import RedisSettings, check_setting
 from lix_cache.errors import ConfigError
 
-__all__ = ["Endpoint", "endpoint_for"]
+__all__ = ["Endpoint", "endpoint_for", "unused_db"]
 
 Kind: TypeAlias = Literal["server", "cluster", "sentinel"]
 
@@ -133,6 +133,14 @@ def endpoint_for(
         service=where.service,
         sentinel_password=redis.sentinel_password if where.kind == "sentinel" else None,
     )
+
+
+def unused_db(redis: RedisSettings) -> int:
+    """Return the number of a database in ``redis_url``, which chooses none; 0 where there is none."""
+    if redis.url is None:
+        return 0
+    _, urls, _ = _split(redis.url, "server")
+    return int(_parse_url(urls[0]).get("db", 0))
 
 
 class _Where(NamedTuple):

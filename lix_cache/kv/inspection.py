@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lix_cache.errors import InvalidInput
 from lix_cache.kv.block_file import NotThisState, described
 from lix_cache.kv.catalogue import Catalogue, state_path
-from lix_cache.kv.identity import BLOCK_TOKENS, fingerprint_of, name_of
+from lix_cache.kv.identity import BLOCK_TOKENS, fingerprint_of, name_of, tenant_digest
 from lix_cache.kv.manifest import Manifest
 from lix_cache.kv.mapped import mapped
 from lix_cache.kv.miss import Miss, common_prefix, miss_between
@@ -144,6 +144,11 @@ def store_stats(store: KvReader) -> StoreStats:
         len(catalogue.garbage),
         dict(tenants.most_common()),
     )
+
+
+def agents_of(store: KvReader, tenant: str) -> int:
+    """Return how many agents of a tenant have their conversations in the store."""
+    return len(store.catalogue().kept.get(tenant_digest(tenant).hex(), ()))
 
 
 def verify(store: KvReader) -> Iterator[FileCheck]:

@@ -74,10 +74,15 @@ class KvStore(KvSaving):
                 count += self._put_manifest(catalogue, path, fingerprint, replace(one, pinned=pinned), held)
             return count
 
-    def purge(self, tenant: str, session: str | None = None) -> int:
+    def purge(self, tenant: str, session: str | None = None, *, agents: bool = True) -> int:
         """Remove a session's state, or all of a tenant's, pinned or not. Returns how many files went.
 
         What another session of the tenant has as well stays, for that session.
+
+        Args:
+            tenant: whose.
+            session: this one alone.
+            agents: of a whole tenant the conversations of its agents too, which nothing computes again.
 
         Raises:
             KvBusy: the lock was kept too long, or one that saves it did not notice the purge so soon.
@@ -92,7 +97,7 @@ class KvStore(KvSaving):
                 self._files.remove(path)
                 self._files.sync_folder(os.path.dirname(path))
                 catalogue.drop(path)
-            if session is None:
+            if session is None and agents:
                 for path, _ in catalogue.kept.pop(tenant_digest(tenant).hex(), ()):
                     self._files.remove(path)
             # Behind the files: a disk that refuses the mark has room now, and stopped between, the caller

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lix_cache.effects import DiskCall, Flow, RedisBatch, RedisCall
 from lix_cache.errors import ArchiveError, ArchiveMismatch, RedisUnavailable
-from lix_cache.hot.layout import claim_archive, put_archive
+from lix_cache.hot.layout import claim_archive, noted_archive, put_archive
 
 if TYPE_CHECKING:
     from lix_cache.session.store import SessionStore
@@ -67,11 +67,14 @@ def agree_on_archive(store: SessionStore, found: bytes | str | None, *, notes: b
     return True
 
 
-def adopt_archive(store: SessionStore) -> Flow[None]:
-    """Note our archive in Redis whatever was noted."""
+def adopt_archive(store: SessionStore) -> Flow[str | None]:
+    """Note our archive in Redis whatever was noted. Returns the UUID of the archive that was noted."""
+    found: bytes | str | None = yield RedisCall(noted_archive(store.hot.keys))
     note = yield DiskCall(partial(_new_note, store), waits=True)
     yield RedisCall(put_archive(store.hot.keys, note))
     store.layout.archive = None
+    noted = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
+    return None if noted is None else noted.partition(" ")[0]
 
 
 def _new_note(store: SessionStore) -> str:

@@ -43,6 +43,17 @@ def test_sessions_are_listed_by_namespace(cli: Cli, redis_config: CacheConfig) -
     assert "namespace" not in cli("sessions", "--limit", "0", "--namespace", "nobody").out
 
 
+def test_an_id_that_another_namespace_has_is_said_to_be_there(cli: Cli, redis_config: CacheConfig) -> None:
+    fill_namespaces(redis_config)
+    cli("offload", "--all")
+    for command in ("show", "verify"):
+        assert "--namespace acme" in cli(command, "y").err
+        assert "--namespace acme" in cli(command, "y", "--namespace", "b").err
+        assert "'lix-cache sessions' lists them" in cli(command, "z").err
+    HybridConversationCache("alone", redis_config).add_message("user", "x")
+    assert "leave --namespace out" in cli("show", "alone", "--namespace", "acme").err
+
+
 def test_a_command_looks_in_the_namespace_it_was_told(cli: Cli, redis_config: CacheConfig) -> None:
     fill_namespaces(redis_config)
     assert cli("show", "x", "--json").json["total"] == 1

@@ -12,6 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lix_cache.cli.app import app
+from lix_cache.kv.identity import tenant_digest
 from lix_cache.kv.manifest import Manifest, Part
 from lix_cache.kv.store import KvStore
 from tests.support.kv import FINGERPRINT, as_ids, pieces_of, save_tokens, tokens
@@ -89,6 +90,20 @@ def test_prune_takes_what_it_was_asked_to(folder: Path) -> None:
     assert said("list", "--dir", folder) == []
 
 
+@pytest.mark.promise("no-loss")
+def test_prune_of_a_whole_tenant_keeps_what_its_agents_were_told_unless_told_otherwise(folder: Path) -> None:
+    agent = folder / "agents" / tenant_digest("ann").hex() / "agent-1.json"
+    assert KvStore(folder).keep("ann", str(agent), b"{}", None)
+    whole = ("--dir", folder, "--tenant", "ann", "--whole-tenant")
+    run("prune", "--dir", folder, "--tenant", "ann", "--agents", code=2)
+    assert "1 agent kept" in run("prune", *whole)
+    assert agent.exists()
+    assert {one["tenant"] for one in said("list", "--dir", folder)} == {"bob"}
+    assert said("prune", *whole)["agents"] == 0
+    assert "1 agent removed" in run("prune", *whole, "--agents")
+    assert not agent.exists()
+
+
 def test_explain_names_the_message_that_differs(folder: Path) -> None:
     store = KvStore(folder)
     ids = as_ids([*tokens(600)[:50], 7, *tokens(600)[51:]])
@@ -103,7 +118,9 @@ def test_explain_names_the_message_that_differs(folder: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     for command in ("list", "stats", "verify", "prune"):
-        run(command, "--dir", tmp_path / "none", code=2)
+        done = CliRunner().invoke(app, ["kv", command, "--dir", str(tmp_path / "none")])
+        assert done.exit_code == 2
+        assert "appears with the first save" in " ".join(done.output.split())
     assert not (tmp_path / "none").exists()
 
 

@@ -42,6 +42,14 @@ def test_the_site_is_whole_and_needs_no_other_machine(tmp_path: Path) -> None:
     what_is_made_from_the_code_is_there(site)
 
 
+def test_a_page_that_is_made_from_the_code_says_so_to_readers_of_the_file() -> None:
+    pages = [path.read_text("utf-8") for path in (ROOT / "docs" / "reference").glob("*.md")]
+    made = [page for page in pages if "\n::: " in page or "\n<!-- generated: " in page]
+    assert len(made) >= 14
+    for page in made:
+        assert "by `make docs`. Where you read it as a file" in page
+
+
 def built(folder: Path) -> dict[Path, Page]:
     pytest.importorskip("mkdocs")
     done = subprocess.run(
@@ -82,5 +90,6 @@ def what_is_made_from_the_code_is_there(site: dict[Path, Page]) -> None:
     assert "lix-cache kv explain" in texts["command-line"]
     assert "lix_cache_lookups_total" in texts["metrics"]
     assert "EngineBusy" in texts["errors"]
+    assert not [name for name, text in texts.items() if "Where you read it as a file" in text]
     # Roles of docstrings have become links.
     assert not [name for name, text in texts.items() if ":meth:" in text or ":class:" in text]

@@ -10,6 +10,7 @@ import pytest
 from lix_cache import CacheConfig
 from lix_cache.admin.diagnosis import diagnose_disk, diagnose_redis
 from lix_cache.admin.facts import DiskFacts, RedisFacts
+from lix_cache.hot.endpoint import unused_db
 from lix_cache.hot.keys import escape_pattern
 
 GB = 1 << 30
@@ -51,6 +52,21 @@ def test_healthy_facts_are_all_fine() -> None:
 )
 def test_versions_are_compared_as_numbers(info: dict[str, Any], status: str, name: str) -> None:
     assert redis(info)["version"] == (status, name)
+
+
+def test_of_sentinels_is_said_what_fits_sentinels_and_all_of_them_are_named() -> None:
+    for where, sign in (("sentinel://a:1,b:2,c:3/svc", "a:1,b:2,c:3/svc"), ("cluster://a:1", "other nodes")):
+        facts = RedisFacts(where=f"redis+{where}", trouble={"session_redis_db": "away"})
+        (check,) = diagnose_redis(facts, CacheConfig())
+        assert sign in check.advice
+        assert ("replica" in check.advice) is ("cluster" in where)
+
+
+def test_a_database_in_the_address_is_said_to_choose_none() -> None:
+    status, found = redis(unused_db=7)["database"]
+    assert (status, "database 7" in found, "sessions are in 2" in found) == ("warn", True, True)
+    for url, number in (("redis://here/7", 7), ("redis://here", 0), ("redis+sentinel://here/svc", 0)):
+        assert unused_db(CacheConfig(redis_url=url).redis) == number
 
 
 def test_a_server_whose_writes_fail_is_a_failure_even_with_persistence_on() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from lix_cache import StoreAdmin
+from lix_cache._advice import for_command_line
 from lix_cache.admin import Check
 from lix_cache.cli.errors import PROBLEM
 from lix_cache.cli.options import AsJson, settings_of
@@ -26,7 +27,8 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     Tries all operations on its own keys and file, and removes them. Exits with
     code 1 if a check fails; warnings do not.
     """
-    checks = StoreAdmin(settings_of(ctx).config()).doctor()
+    found = StoreAdmin(settings_of(ctx).config()).doctor()
+    checks = [replace(check, found=for_command_line(check.found)) for check in found]
     if as_json:
         print_json({"checks": [asdict(check) for check in checks]})
     else:

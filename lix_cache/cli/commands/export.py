@@ -19,7 +19,13 @@ from lix_cache import (
 )
 from lix_cache.cli.errors import PROBLEM, complain
 from lix_cache.cli.jsonl import to_line
-from lix_cache.cli.naming import Session, hot_or_cold, name_fields, spoken
+from lix_cache.cli.naming import (
+    Session,
+    hot_or_cold,
+    name_fields,
+    refused_as_of_other_prefixes,
+    spoken,
+)
 from lix_cache.cli.options import settings_of
 from lix_cache.cli.output import counted, progress, to_stderr, visible, write_all
 from lix_cache.cli.terminal import has_reader
@@ -46,11 +52,17 @@ def export(
     A line of a session with a namespace has a "namespace" too.
     'lix-cache import' reads it back. Messages added meanwhile may be in it or not. Exporting
     is no use of a session: all stays where it is. Ends
-    with code 1, after writing all others, if a session cannot be read.
+    with code 1, after writing all others, if a session cannot be read; and under a prefix that was never used
+    with this archive, where stdout gets what is on disk, and a FILE stays as it was.
     """
     admin = StoreAdmin(settings_of(ctx).config_of_store())
     named = [hot_or_cold(admin, sid, namespace) for sid in session or []]
     chosen = list(dict.fromkeys(named or admin.session_ids(namespace=namespace)))
+    rest = "only what is on disk is written" if output is None else f"{visible(output)} stays as it was"
+    is_partial = refused_as_of_other_prefixes(admin, f"what is in Redis would be missing; {rest}")
+    if is_partial and output is not None:
+        # An earlier backup of that name may be whole.
+        raise typer.Exit(PROBLEM)
     failed = [] if session else [f"file {name!r} cannot be read" for name in admin.unreadable_files()]
     messages = count = 0
     with _opened(output) as file, progress("exporting") as tell:
@@ -72,7 +84,7 @@ def export(
     to_stderr().print(f"{counted(count, 'session')}, {counted(messages, 'message')}{where}", soft_wrap=True)
     for what in failed:
         complain(what, "'lix-cache verify' says what is damaged")
-    if failed:
+    if failed or is_partial:
         raise typer.Exit(PROBLEM)
 
 

@@ -24,7 +24,7 @@ from lix_cache.cli.output import (
     visible,
 )
 from lix_cache.kv import KvStore, explain, sessions, store_stats, verify
-from lix_cache.kv.inspection import check_session
+from lix_cache.kv.inspection import agents_of, check_session
 
 __all__ = ["kv"]
 
@@ -51,7 +51,10 @@ _NO_LIMIT = 1 << 62
 def _store(folder: str) -> KvStore:
     path = os.path.expanduser(folder)
     if not os.path.isdir(path):
-        raise InvalidInput(f"there is no KV store at {folder!r}; name it with --dir or LIX_CACHE_KV_DIR")
+        raise InvalidInput(
+            f"there is no KV store at {folder!r}; name it with --dir or LIX_CACHE_KV_DIR (it appears with "
+            "the first save: when a session was idle for idle_seconds, 60 by default, or the model is closed)"
+        )
     return KvStore(path, budget_bytes=_NO_LIMIT, tidy=False)
 
 
@@ -148,27 +151,49 @@ def prune(
     ] = None,
     session: Annotated[str | None, typer.Option(help="Remove this session's state.")] = None,
     tenant: _Tenant = "",
-    whole_tenant: Annotated[bool, typer.Option("--whole-tenant", help="Remove all of the tenant's.")] = False,
+    whole_tenant: Annotated[
+        bool,
+        typer.Option(
+            "--whole-tenant",
+            help="Remove the state of all sessions of --tenant; without that of local, who has no name.",
+        ),
+    ] = False,
+    agents: Annotated[
+        bool,
+        typer.Option(
+            "--agents",
+            help="With --whole-tenant: its agents too, with their conversations, which nothing brings back.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove state: what killed saves left, and what the options name. Pinned sessions only by their name."""
+    """Remove state: what killed saves left, and what the options name. Pinned sessions only by their name.
+
+    State is computed again when it is missing. What agents were told is not: it goes with --agents alone.
+    """
+    if agents and not whole_tenant:
+        raise typer.BadParameter("--agents goes with --whole-tenant")
     store = _store(folder)
     tenant = _tenant(store, tenant)
-    files = 0
+    files, with_agents = 0, agents_of(store, tenant)
     if session is not None:
         check_session(store, session, tenant)
         files = store.purge(tenant, session)
     elif whole_tenant:
-        files = store.purge(tenant)
+        files = store.purge(tenant, agents=agents)
     before = store_stats(store)
     size = store.prune(most)
     files += before.files - store_stats(store).files
+    gone = with_agents - agents_of(store, tenant)
     if as_json:
-        print_json({"files": files, "bytes": size})
+        print_json({"files": files, "bytes": size, "agents": gone})
         return
-    for_humans().print(
-        f"{counted(files, 'state file')} removed; {human_bytes(store_stats(store).bytes)} left"
-    )
+    text = f"{counted(files, 'state file')} removed; {human_bytes(store_stats(store).bytes)} left"
+    if gone:
+        text += f"; {counted(gone, 'agent')} removed, with their conversations"
+    elif whole_tenant and with_agents:
+        text += f"; {counted(with_agents, 'agent')} kept: --agents removes their conversations too"
+    for_humans().print(text, soft_wrap=True)
 
 
 @kv.command("explain", epilog="Example: lix-cache kv explain user-abc")

@@ -9,7 +9,7 @@ import typer
 
 from lix_cache import StoreAdmin
 from lix_cache.cli.errors import PROBLEM, complain
-from lix_cache.cli.naming import hot_or_cold, listed_failures, spoken
+from lix_cache.cli.naming import hot_or_cold, listed_failures, refused_as_of_other_prefixes, spoken
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import counted, for_humans, print_json, progress
 
@@ -33,7 +33,8 @@ def offload(
 ) -> None:
     """Move sessions from Redis to the archive now, and reconcile what an outage left in two parts.
 
-    Nothing is lost: the next use brings a session back.
+    Nothing is lost: the next use brings a session back. Ends with code 1 if a session could not be moved, or
+    if this archive was never used under the prefix: then nothing is found that could move.
     """
     if sum((idle_minutes is not None, everything, bool(session))) > 1:
         raise typer.BadParameter("use one of --idle-minutes, --all and --session")
@@ -52,5 +53,6 @@ def offload(
         for_humans().print(text, soft_wrap=True)
     for session_id, why in moved.failed.items():
         complain(f"session {spoken(session_id)} stays hot: {why}", "'lix-cache verify' looks at its archive")
-    if moved.failed:
+    is_slip = refused_as_of_other_prefixes(admin, "sessions in Redis under another one were not moved")
+    if moved.failed or is_slip:
         raise typer.Exit(PROBLEM)

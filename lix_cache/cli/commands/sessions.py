@@ -36,6 +36,7 @@ def sessions(
     found = admin.sessions(limit + 1 if limit else None, namespace=namespace)
     shown = found[:limit] if limit else found
     unreadable = admin.unreadable_files()
+    say_if_of_other_prefixes(admin)
     if as_json:
         print_json(
             {
@@ -47,7 +48,6 @@ def sessions(
     else:
         if shown:
             _show(shown)
-            say_if_of_other_prefixes(admin)
         else:
             what = f"no sessions under the prefix {admin.config.redis_key_prefix!r}"
             what += "" if namespace is None else f" in the namespace {visible(repr(namespace))}"

@@ -38,6 +38,7 @@ def show(
     """
     admin = StoreAdmin(settings_of(ctx).config_of_store())
     name = hot_or_cold(admin, session, namespace)
+    say_if_of_other_prefixes(admin)
     history = admin.messages(name)
     shown = history[-recent:] if recent else history
     if as_json:
@@ -48,7 +49,6 @@ def show(
         console.print(Text(f"… {len(history) - len(shown):,} earlier messages\n", style="dim"))
     for message in shown:
         _print(console, message)
-    say_if_of_other_prefixes(admin)
 
 
 def _print(console: Console, message: dict[str, Any]) -> None:

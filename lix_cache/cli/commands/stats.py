@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lix_cache import StoreAdmin
+from lix_cache.cli.naming import say_if_of_other_prefixes
 from lix_cache.cli.options import AsJson, settings_of
 from lix_cache.cli.output import for_humans, human_bytes, print_json, server_memory, visible
 
@@ -22,6 +23,7 @@ def stats(ctx: typer.Context, as_json: AsJson = False) -> None:
     """
     admin = StoreAdmin(settings_of(ctx).config_to_look())
     found = admin.stats()
+    say_if_of_other_prefixes(admin)
     if as_json:
         print_json(asdict(found))
         return
