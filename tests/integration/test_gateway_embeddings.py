@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -60,6 +61,26 @@ def test_only_new_texts_are_sent_and_the_order_stays(provider: Provider, gateway
     assert vectors(mixed)[0] == vectors(mixed)[3]
     assert embed(gateway, "c").state == "hit-l1-exact"
     assert embed(gateway, "a", dimensions=4).state == "miss", "another vector"
+
+
+@pytest.mark.promise("no-stall")
+def test_what_stands_beside_many_texts_is_digested_once(
+    provider: Provider, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each text it would be gigabytes, and nobody else would be answered meanwhile."""
+    digested = []
+    plain = hashlib.sha256
+
+    def counted(data: bytes = b"", **more: Any) -> Any:
+        digested.append(len(data))
+        return plain(data, **more)
+
+    monkeypatch.setattr(hashlib, "sha256", counted)
+    beside = "x" * 100_000
+    reply = embed(gateway, *map(str, range(300)), task=beside)
+    assert (reply.status, reply.state) == (200, "miss")
+    assert len(digested) > 300
+    assert sum(digested) < 10 * len(beside)
 
 
 def test_control_headers(provider: Provider, gateway: RunningGateway) -> None:
