@@ -120,6 +120,19 @@ def test_what_is_no_text_is_a_bypass(gateway: RunningGateway) -> None:
     assert post(gateway.url, {**tokens, "input": [3]}, PATH).state == "hit-l1-exact"
 
 
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("beside", [{"late_chunking": True}, {"output_dtype": "int8"}, {"new": "\r\nx"}])
+def test_no_vector_that_may_depend_on_the_texts_around_it_is_served_among_others(
+    beside: dict[str, Any], provider: Provider, gateway: RunningGateway
+) -> None:
+    assert embed(gateway, "The city is large.").state == "miss"
+    for first in ("Of Berlin.", "Of Paris."):
+        reply = embed(gateway, first, "The city is large.", **beside)
+        assert (reply.state, reply.reason) == ("bypass", "field")
+        assert provider.calls[-1].json["input"] == [first, "The city is large."]
+    assert len(gateway.core.memory) == 1
+
+
 def test_equal_requests_at_once_are_one_call(provider: Provider, gateway: RunningGateway) -> None:
     provider.gate.clear()
     got: list[Reply] = []

@@ -271,6 +271,15 @@ def test_accounts_are_kept_apart_and_hold_no_key() -> None:
 
 # -- eligibility ---------------------------------------------------------------------------
 
+OF_OTHER_TEXTS: list[dict[str, Any]] = [
+    *({"late_chunking": True}, {"late_chunking": False}, {"new_field": 1}, {"messages": []}),
+    *({"output_dtype": "int8"}, {"embedding_type": "base64"}, {"embedding_type": ["float"]}),
+]
+OF_EACH_TEXT: list[dict[str, Any]] = [
+    *({"dimensions": 8, "user": "u"}, {"late_chunking": None}, {"embedding_type": "float"}),
+    *({"task": "text-matching", "normalized": True}, {"input_type": "query", "truncation": True}),
+]
+
 
 @pytest.mark.parametrize(
     ("protocol", "fields", "reason"),
@@ -315,6 +324,8 @@ def test_accounts_are_kept_apart_and_hold_no_key() -> None:
         ),
         *(("chat", {"model": model}, "") for model in ("gpt-4o", "compounded", "research", "x/sonara")),
         ("chat", {"model": None}, "no_model"),
+        *(("embeddings", beside, "field") for beside in OF_OTHER_TEXTS),
+        *(("embeddings", beside, "") for beside in OF_EACH_TEXT),
     ],
 )
 def test_what_depends_on_more_than_the_request_is_a_bypass(protocol: str, fields: Any, reason: str) -> None:
