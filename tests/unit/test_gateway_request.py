@@ -206,6 +206,31 @@ def test_ids_of_items_are_no_part_where_the_provider_keeps_nothing() -> None:
     assert key(refs[0], place) != key(refs[1], place)
 
 
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "reasoning", "summary": []},
+        {"type": "reasoning", "summary": [], "content": None, "encrypted_content": None, "status": None},
+        {"type": "reasoning", "summary": [], "encrypted_content": ""},
+        {"type": None, "content": None},
+        {"content": None},
+        {"type": "item_reference", "content": "a"},
+        {"type": "message", "role": "assistant", "content": []},
+        {"type": "computer_call_output", "call_id": None},
+    ],
+)
+def test_an_id_that_says_what_an_item_is_belongs_to_the_key(item: dict[str, Any]) -> None:
+    """What is null or empty says nothing: the item refers to what the provider keeps under its id."""
+    place = Asked("t", "", "responses", "p", "a")
+    turns = [{"role": "user", "content": "hi"}, {"role": "user", "content": "and then?"}]
+    keys = {
+        key({"model": "m", "store": False, "input": [turns[0], {"id": name, **item}, turns[1]]}, place)
+        for name in ("rs_a", "rs_b")
+    }
+    assert len(keys) == 2
+
+
 def test_what_is_left_out_of_the_key_stays_in_the_body() -> None:
     body = parse(
         json.dumps(
