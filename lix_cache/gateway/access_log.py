@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any, BinaryIO
 
-import orjson
+from lix_cache.gateway.plain_json import spelled
 
 __all__ = ["AccessLog"]
 
@@ -49,7 +49,7 @@ class AccessLog:
         if len(self._lines) >= _MOST_WAITING:
             self.dropped += 1
             return
-        self._lines.append(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE, default=str))
+        self._lines.append(spelled(fields) + b"\n")  # in escapes where a client's word is no text
         if self._writer is None:  # not before: workers are forked without threads
             # A daemon: what does not read must not keep the process from ending either.
             self._writer = threading.Thread(target=self._run, name="lix-cache-access-log", daemon=True)

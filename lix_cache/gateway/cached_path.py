@@ -21,7 +21,8 @@ from lix_cache.gateway.headers import Control, Verdict
 from lix_cache.gateway.outcomes import Keep, let_go, new_id, not_cached, unanswered
 from lix_cache.gateway.prepared import Prepared
 from lix_cache.gateway.protocols import Protocol
-from lix_cache.gateway.relay import Flight, Head, Reader, Renamed, RenamedBody
+from lix_cache.gateway.relay import Flight, Head, Reader
+from lix_cache.gateway.renaming import Renamed, RenamedBody
 from lix_cache.gateway.request import parse
 from lix_cache.gateway.spending import Meter
 from lix_cache.gateway.tenants import Tenant

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from lix_cache.gateway.plain_json import canonical
+from lix_cache.gateway.request import EXCLUDED
 
 __all__ = ["Question", "bypass_reason", "is_kept", "question_of", "wants_zero_temperature"]
 
@@ -39,6 +40,16 @@ _ANYWHERE = (
     *("conversation_id", "session_id", "chat_id", "compound_custom", "tool_resources", "vector_store_ids"),
     *("file_ids", "use_rag", "retrieval"),
 )
+#: Fields of a request for embeddings that concern each text by itself, as providers document them. With any
+#: other, such as Jina's ``late_chunking``, a text's vector may depend on those around it.
+_OF_EACH_TEXT = EXCLUDED | {
+    *("model", "input", "encoding_format", "dimensions", "output_dimension", "input_type", "task"),
+    *("truncate", "truncation", "truncate_prompt_tokens", "add_special_tokens", "prompt_name"),
+    *("normalize", "normalized", "priority", "provider"),
+}
+#: In which form the numbers come; in any other than this one they could not be said again.
+_FORMS = frozenset({"embedding_type", "encoding_type", "output_dtype"})
+_PLAIN_FORM = "float"
 #: Models that search, or carry tools out, whatever the request says.
 _SEARCHING = re.compile(
     r"-search(?:-|$)|:online(?:$|:)|(?:^|[/:])(?:compound|sonar)(?:$|[-:])|deep-research", re.IGNORECASE
@@ -48,7 +59,6 @@ _CLIENT_TOOLS = {
     "chat": ("function", "custom"),
     "responses": ("function", "custom", "local_shell", "shell", "apply_patch", "namespace"),
     "messages": ("custom", "bash_", "text_editor_", "computer_", "memory_"),
-    "embeddings": (),
 }
 _TEXT_PARTS = frozenset({"text", "input_text"})
 #: Fields with which a request is no single question in words.
@@ -83,12 +93,18 @@ def bypass_reason(protocol: str, body: Mapping[str, Any]) -> str:
         return "store"  # the provider is asked to keep it
     if not isinstance(body.get("model"), str) or not body["model"]:
         return "no_model"
-    if protocol != "embeddings" and _SEARCHING.search(body["model"]):
+    if protocol == "embeddings":
+        return "" if all(_is_of_each_text(*pair) for pair in body.items()) else "field"
+    if _SEARCHING.search(body["model"]):
         return "server_tool"
     tools = body.get("tools")
     if tools and not (isinstance(tools, list) and all(_is_clients(protocol, tool) for tool in tools)):
         return "server_tool"
     return ""
+
+
+def _is_of_each_text(name: str, given: Any) -> bool:
+    return given is None or name in _OF_EACH_TEXT or (name in _FORMS and given == _PLAIN_FORM)
 
 
 def is_kept(protocol: str, body: Mapping[str, Any]) -> bool:

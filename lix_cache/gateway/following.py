@@ -9,7 +9,8 @@ from lix_cache.gateway.asgi import cutting, watch
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Verdict
 from lix_cache.gateway.outcomes import new_id, unanswered
-from lix_cache.gateway.relay import Flight, Head, Reader, Renamed, RenamedBody, Stopped
+from lix_cache.gateway.relay import Flight, Head, Reader, Stopped
+from lix_cache.gateway.renaming import Renamed, RenamedBody
 
 if TYPE_CHECKING:
     from lix_cache.gateway.cached_path import Exchange

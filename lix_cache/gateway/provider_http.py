@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpUpstream"]
 
+#: Transfer codings that are undone here, or do nothing.
+_READ = (b"", b"chunked", b"identity")
+
 
 class _AiohttpIncoming:
     identity = ""
@@ -72,6 +75,16 @@ class HttpUpstream:
         return self._session
 
     async def send(self, request: Outgoing) -> Incoming:
+        incoming = await self._sent(request)
+        codings = b",".join(value for name, value in incoming.headers if name.lower() == b"transfer-encoding")
+        if any(one.strip().lower() not in _READ for one in codings.split(b",")):
+            # No request offers any (TE), and the header belongs to the connection: bytes that are still
+            # encoded would go on as the body itself.
+            incoming.close()
+            raise UpstreamFailed("the provider's answer has an unasked transfer-encoding", was_sent=True)
+        return incoming
+
+    async def _sent(self, request: Outgoing) -> Incoming:
         if request.method == "POST" and isinstance(request.body, bytes):
             target = address_of(self._path, request.target)
             return await self._lines.post(target, request.headers, request.body)

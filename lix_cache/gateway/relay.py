@@ -8,17 +8,14 @@ what is sent to a client that has left, so each reader watches for the disconnec
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
-
-import orjson
 
 from lix_cache.gateway.answer import Answer
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.headers import Pairs, Verdict
 
-__all__ = ["Broken", "Flight", "Head", "Reader", "Renamed", "RenamedBody", "Stopped", "opened_flight"]
+__all__ = ["Broken", "Flight", "Head", "Reader", "Stopped", "opened_flight"]
 
 #: How far the slowest reader may be behind where an answer is too large to be kept whole.
 _LAG_BYTES = 1 << 20
@@ -307,94 +304,3 @@ class Reader:
     def leave(self) -> None:
         """Wait no longer."""
         self.flight.leave(self)
-
-
-_ID = re.compile(rb'"id"\s*:\s*"((?:[^"\\]|\\.)*)"')
-_EVENT_END = re.compile(rb"\r?\n\r?\n")
-
-
-class Renamed:
-    """Gives each follower of a stream an id of its own: the events pass whole, with another id in them.
-
-    Only bytes of JSON's structure can look like ``"id":"…"``: within a text its quotes are escaped.
-
-    Args:
-        new_id: letters and digits; the prefix of the stream's own id is kept.
-    """
-
-    def __init__(self, new_id: str) -> None:
-        self._new = new_id
-        self._rest = b""
-        self._old: re.Pattern[bytes] | None = None
-        self._named = b""
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Return the events that are whole by now."""
-        data = self._rest + chunk
-        end = max((found.end() for found in _EVENT_END.finditer(data)), default=0)
-        self._rest = data[end:]
-        return self._rename(data[:end])
-
-    def finish(self) -> bytes:
-        """Return what is left."""
-        return self._rename(self._rest)
-
-    def _rename(self, events: bytes) -> bytes:
-        if self._old is None:
-            identity = _identity_of(events)
-            if identity is None:
-                return events
-            self._old, self._named = _renaming(identity, self._new)
-        return self._old.sub(self._named, events)
-
-
-class RenamedBody:
-    """The same for an answer that is one JSON object.
-
-    Args:
-        new_id: letters and digits.
-    """
-
-    def __init__(self, new_id: str) -> None:
-        self._new = new_id
-        self._pieces: list[bytes] = []
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Keep the bytes: what it is named stands anywhere."""
-        self._pieces.append(chunk)
-        return b""
-
-    def finish(self) -> bytes:
-        """Return all of it."""
-        body = b"".join(self._pieces)
-        try:
-            identity = orjson.loads(body).get("id")
-        except (orjson.JSONDecodeError, AttributeError):
-            return body
-        if not isinstance(identity, str):
-            return body
-        old, named = _renaming(orjson.dumps(identity)[1:-1], self._new)
-        return old.sub(named, body)
-
-
-def _renaming(identity: bytes, new_id: str) -> tuple[re.Pattern[bytes], bytes]:
-    """Return what finds an id, and what takes its place."""
-    prefix = re.match(rb"[A-Za-z]*[-_]|", identity)
-    kept = prefix[0] if prefix else b""
-    old = re.compile(rb'("id"\s*:\s*)"' + re.escape(identity) + rb'"')
-    return old, rb'\g<1>"' + kept + new_id.encode() + b'"'
-
-
-def _identity_of(events: bytes) -> bytes | None:
-    """Return the id of a stream, as its first event writes it."""
-    for line in events.splitlines():
-        if line.startswith(b"data:"):
-            try:
-                event = orjson.loads(line[5:])
-            except orjson.JSONDecodeError:
-                return None
-            inner = event.get("message") or event.get("response") or event if isinstance(event, dict) else {}
-            identity = inner.get("id") if isinstance(inner, dict) else None
-            if isinstance(identity, str) and identity:
-                return orjson.dumps(identity)[1:-1]
-    return None

@@ -67,7 +67,7 @@ _BILLING = re.compile(
     r"(?:; ?(?:cc_(?:entrypoint|workload)=[a-z0-9_-]{1,30}|cch=[0-9a-f]{1,32})){0,4};?\s*\Z"
 )
 #: What an item of ``input`` has if its id only names it.
-_SPEAKING = frozenset({"content", "call_id", "encrypted_content"})
+_SPEAKING = ("content", "call_id", "encrypted_content")
 _LONG = 1 << 20
 _MOST_DIGITS = 4_000
 _MOST_LISTS = 500_000
@@ -283,9 +283,10 @@ def stripped(protocol: str, value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unnamed(item: Any) -> Any:
     """Take the id off an item that says by itself what it is; one that only refers to another keeps it."""
-    if not isinstance(item, dict) or item.get("type") == "item_reference" or not _SPEAKING & item.keys():
+    if not isinstance(item, dict) or item.get("type") == "item_reference":
         return item
-    return _without(item, "id")
+    # Values, not names: an SDK writes ``null`` for what it does not have.
+    return _without(item, "id") if any(map(item.get, _SPEAKING)) else item
 
 
 def _without(item: Any, name: str) -> Any:

@@ -66,6 +66,8 @@ class Traces:
             waited: of these, with the provider.
         """
         operation = _OPERATIONS.get(protocol, "chat")
+        # Half a character, which protobuf cannot carry, would keep other spans back.
+        model = model[:200].encode("utf-8", "replace").decode()
         ended = time.time_ns()
         span = self._tracer.start_span(
             f"{operation} {model[:100]}".rstrip(),
@@ -78,7 +80,7 @@ class Traces:
                 {
                     "gen_ai.operation.name": operation,
                     "gen_ai.provider.name": _PROVIDERS.get(protocol, "openai"),
-                    "gen_ai.request.model": model[:200],
+                    "gen_ai.request.model": model,
                     "http.response.status_code": status,
                     "lix_cache.cache": verdict.state,
                     "lix_cache.reason": verdict.reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -81,7 +82,7 @@ class VectorExchange(Exchange):
             await self._alone(asked, data, Verdict("bypass", bypass))
             return
         self.inputs = inputs
-        self.keys = [self._key(source, asked, one) for one in inputs]
+        self.keys = self._keys(source, asked)
         if not control.no_cache and await self._look():
             await self._say_vectors()
             return
@@ -89,8 +90,7 @@ class VectorExchange(Exchange):
             raise not_cached("miss")
         await self._ask(asked, data)
 
-    def _key(self, source: Source, asked: Prepared, one: Any) -> bytes:
-        value = EMBEDDINGS.part_of_key(self.request, one)
+    def _keys(self, source: Source, asked: Prepared) -> list[bytes]:
         provider, _ = self.core.provider(source.tenant, asked.model)
         place = Asked(
             source.tenant,
@@ -101,7 +101,9 @@ class VectorExchange(Exchange):
             source.headers,
             source.query,
         )
-        return key_of(place, Body(b"", value))
+        # Once, and not for each text: what stands beside thousands of short ones may be many megabytes.
+        around = key_of(place, Body(b"", EMBEDDINGS.around(self.request)))
+        return [hashlib.sha256(around + dump(one)).digest() for one in self.inputs]
 
     async def _look(self) -> bool:
         """Find what is there; say whether that is all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -62,6 +63,26 @@ def test_only_new_texts_are_sent_and_the_order_stays(provider: Provider, gateway
     assert embed(gateway, "a", dimensions=4).state == "miss", "another vector"
 
 
+@pytest.mark.promise("no-stall")
+def test_what_stands_beside_many_texts_is_digested_once(
+    provider: Provider, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each text it would be gigabytes, and nobody else would be answered meanwhile."""
+    digested = []
+    plain = hashlib.sha256
+
+    def counted(data: bytes = b"", **more: Any) -> Any:
+        digested.append(len(data))
+        return plain(data, **more)
+
+    monkeypatch.setattr(hashlib, "sha256", counted)
+    beside = "x" * 100_000
+    reply = embed(gateway, *map(str, range(300)), task=beside)
+    assert (reply.status, reply.state) == (200, "miss")
+    assert len(digested) > 300
+    assert sum(digested) < 10 * len(beside)
+
+
 def test_control_headers(provider: Provider, gateway: RunningGateway) -> None:
     assert embed(gateway, "a", cache_control="only-if-cached").status == 504
     assert embed(gateway, "a", cache_control="no-store").state == "miss"
@@ -97,6 +118,19 @@ def test_what_is_no_text_is_a_bypass(gateway: RunningGateway) -> None:
     tokens = {"model": "m-e", "input": [[1, 2], [3]]}
     assert [post(gateway.url, tokens, PATH).state for _ in range(2)] == ["miss", "hit-l1-exact"]
     assert post(gateway.url, {**tokens, "input": [3]}, PATH).state == "hit-l1-exact"
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("beside", [{"late_chunking": True}, {"output_dtype": "int8"}, {"new": "\r\nx"}])
+def test_no_vector_that_may_depend_on_the_texts_around_it_is_served_among_others(
+    beside: dict[str, Any], provider: Provider, gateway: RunningGateway
+) -> None:
+    assert embed(gateway, "The city is large.").state == "miss"
+    for first in ("Of Berlin.", "Of Paris."):
+        reply = embed(gateway, first, "The city is large.", **beside)
+        assert (reply.state, reply.reason) == ("bypass", "field")
+        assert provider.calls[-1].json["input"] == [first, "The city is large."]
+    assert len(gateway.core.memory) == 1
 
 
 def test_equal_requests_at_once_are_one_call(provider: Provider, gateway: RunningGateway) -> None:

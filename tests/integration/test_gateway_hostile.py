@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http.client
+import io
 import json
 import os
 import socket
@@ -287,6 +289,30 @@ def test_what_has_no_key_of_its_own_is_passed_on_each_time(
         assert provider.calls[-1].body == body
     wrong = post(gateway.url, chat_body(stream="yes"))
     assert (wrong.state, wrong.reason) == ("bypass", "stream")
+
+
+@pytest.mark.parametrize("models", [("*",), ("m-*",)])
+def test_a_model_whose_name_is_no_text_is_in_the_log_and_cuts_no_connection(
+    models: tuple[str, ...], provider: Provider, redis_config: CacheConfig
+) -> None:
+    log = io.BytesIO()
+    tenants = (TenantSettings("ann", (digest_of_key(KEY),), models=models),)
+    with RunningGateway(provider, redis_config, log=log, tenants=tenants) as gateway:
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+        connection.connect()
+        line = connection.sock
+        for path in (CHAT, MESSAGE, "/v1/responses", "/v1/embeddings"):
+            body = b'{"model":"a\\ud800b","messages":[],"input":"x"}'
+            connection.request("POST", path, body, {"x-lix-key": KEY})
+            response = connection.getresponse()
+            assert response.read()
+            assert (response.status == 403) == ("*" not in models)
+            assert connection.sock is line, path
+        connection.close()
+        gateway.settle()
+        gateway.core.log.close()
+    names = [json.loads(said)["model"] for said in log.getvalue().splitlines()]
+    assert names == ["a\ud800b"] * 4
 
 
 def test_a_body_with_an_encoding_goes_to_the_provider_as_it_is(

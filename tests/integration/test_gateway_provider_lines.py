@@ -109,6 +109,47 @@ def test_lines_may_end_as_small_servers_end_them() -> None:
     assert provider.connections == 1
 
 
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize(
+    ("coding", "is_read"),
+    [
+        (b"Chunked", True),
+        (b"identity\r\nTransfer-Encoding: chunked", True),
+        (b"gzip, chunked", False),
+        (b"gzip\r\nTransfer-Encoding: chunked", False),
+        (b"chunked, gzip", False),
+        (b"br", False),
+    ],
+)
+def test_bytes_in_a_coding_that_was_not_asked_for_are_no_answer(
+    coding: bytes, is_read: bool, method: str
+) -> None:
+    """The client gets no such header: to it they would be the answer itself."""
+    provider = LineProvider(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + coding + b"\r\n\r\n2\r\nok\r\n0\r\n\r\n", closes=True
+    )
+
+    async def run() -> None:
+        server = await asyncio.start_server(provider, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        upstream = HttpUpstream(url, GatewaySettings())
+        body = b"{}" if method == "POST" else None
+        request = Outgoing(method, "/v1/x", [("Content-Length", "2" if body else "0")], body)
+        try:
+            if is_read:
+                incoming = await upstream.send(request)
+                assert b"".join([piece async for piece in incoming.chunks()]) == b"ok"
+            else:
+                with pytest.raises(UpstreamFailed):
+                    await upstream.send(request)
+        finally:
+            await upstream.close()
+            server.close()
+
+    asyncio.run(run())
+
+
 def test_an_interim_answer_is_none() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
 

@@ -34,6 +34,14 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     provider.shutdown()
 
 
+def test_a_model_whose_name_is_no_text_has_a_span_that_can_be_sent(exporter: Any) -> None:
+    with Provider() as provider, RunningGateway(provider, None, traces=True) as gateway:
+        post(gateway.url, {**chat_body(), "model": "a\ud800b"})
+        gateway.settle()
+    (span,) = exporter.get_finished_spans()
+    assert (span.name, span.attributes["gen_ai.request.model"]) == ("chat a?b", "a?b")
+
+
 @pytest.mark.promise("no-leak")
 def test_each_generation_is_a_span_without_content(redis_config: CacheConfig, exporter: Any) -> None:
     tenants = (TenantSettings("ann", (digest_of_key(ANN),)),)

@@ -50,6 +50,15 @@ def test_lines_beyond_a_bound_are_dropped_and_counted(monkeypatch: pytest.Monkey
     assert found == [0, 1, 2, 5]
 
 
+def test_what_is_no_text_is_written_in_escapes() -> None:
+    sink = io.BytesIO()
+    log = AccessLog(sink)
+    log.write(model="a\ud800b", ms=0.5)
+    log.close()
+    assert json.loads(sink.getvalue()) == {"model": "a\ud800b", "ms": 0.5}
+    assert sink.getvalue() == b'{"model":"a\\ud800b","ms":0.5}\n'
+
+
 def test_a_reader_that_has_gone_ends_the_log_alone() -> None:
     class Gone(Sink):
         def write(self, data: Any) -> int | None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lix_cache.gateway import relay
+from lix_cache.gateway import relay, renaming
 from lix_cache.gateway.demo import events_of
-from lix_cache.gateway.relay import Broken, Flight, Head, Reader, Renamed
+from lix_cache.gateway.relay import Broken, Flight, Head, Reader
+from lix_cache.gateway.renaming import Renamed
 
 HEAD = Head(200, [(b"content-type", b"text/event-stream")])
 
@@ -246,6 +251,48 @@ def test_a_stream_gets_another_id_wherever_it_is_cut(protocol: str, size: int) -
         + b'new0"',
     )
     assert old.encode() not in found
+
+
+@pytest.mark.promise("no-stall")
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_no_byte_of_a_large_event_is_searched_with_each_piece(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = 0
+    end = renaming._EVENT_END
+
+    class Counted:
+        def finditer(self, data: bytes) -> Iterator[re.Match[bytes]]:
+            nonlocal searched
+            searched += len(data)
+            return end.finditer(data)
+
+    monkeypatch.setattr(renaming, "_EVENT_END", Counted())
+    event = b'data: {"id":"a-1","x":"' + b"x" * 10_000 + b'"}\r\n\r\n'
+    renamed = Renamed("new0")
+    found = [renamed.feed(event[i : i + size]) for i in range(0, len(event), size)]
+    assert [one for one in found if one] == [event.replace(b"a-1", b"a-new0")]
+    assert searched <= len(event) * (1 + 3 / size)
+
+
+PARTS = [b"\r", b"\n", b"\n\n", b"\r\n\r\n", b"x", b'data: {"id":"a-1"}']
+
+
+@given(
+    st.lists(st.sampled_from(PARTS)).map(b"".join),
+    st.lists(st.integers(0, 1 << 10), max_size=20),
+)
+def test_whole_events_go_on_at_once_wherever_the_bytes_are_cut(data: bytes, places: list[int]) -> None:
+    renamed = Renamed("new0")
+    come, gone = b"", b""
+    ends = [0, *sorted({place % (len(data) + 1) for place in places}), len(data)]
+    for start, end in itertools.pairwise(ends):
+        come += data[start:end]
+        gone += renamed.feed(data[start:end]).replace(b"a-new0", b"a-1")
+        assert come.startswith(gone)
+        assert re.search(rb"\r?\n\r?\n", come[len(gone) :]) is None
+        assert not gone or re.search(rb"\r?\n\r?\n\Z", gone)
+    assert gone + renamed.finish().replace(b"a-new0", b"a-1") == data
 
 
 def test_an_id_in_a_text_is_left_alone() -> None:

@@ -206,6 +206,31 @@ def test_ids_of_items_are_no_part_where_the_provider_keeps_nothing() -> None:
     assert key(refs[0], place) != key(refs[1], place)
 
 
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "reasoning", "summary": []},
+        {"type": "reasoning", "summary": [], "content": None, "encrypted_content": None, "status": None},
+        {"type": "reasoning", "summary": [], "encrypted_content": ""},
+        {"type": None, "content": None},
+        {"content": None},
+        {"type": "item_reference", "content": "a"},
+        {"type": "message", "role": "assistant", "content": []},
+        {"type": "computer_call_output", "call_id": None},
+    ],
+)
+def test_an_id_that_says_what_an_item_is_belongs_to_the_key(item: dict[str, Any]) -> None:
+    """What is null or empty says nothing: the item refers to what the provider keeps under its id."""
+    place = Asked("t", "", "responses", "p", "a")
+    turns = [{"role": "user", "content": "hi"}, {"role": "user", "content": "and then?"}]
+    keys = {
+        key({"model": "m", "store": False, "input": [turns[0], {"id": name, **item}, turns[1]]}, place)
+        for name in ("rs_a", "rs_b")
+    }
+    assert len(keys) == 2
+
+
 def test_what_is_left_out_of_the_key_stays_in_the_body() -> None:
     body = parse(
         json.dumps(
@@ -271,6 +296,15 @@ def test_accounts_are_kept_apart_and_hold_no_key() -> None:
 
 # -- eligibility ---------------------------------------------------------------------------
 
+OF_OTHER_TEXTS: list[dict[str, Any]] = [
+    *({"late_chunking": True}, {"late_chunking": False}, {"new_field": 1}, {"messages": []}),
+    *({"output_dtype": "int8"}, {"embedding_type": "base64"}, {"embedding_type": ["float"]}),
+]
+OF_EACH_TEXT: list[dict[str, Any]] = [
+    *({"dimensions": 8, "user": "u"}, {"late_chunking": None}, {"embedding_type": "float"}),
+    *({"task": "text-matching", "normalized": True}, {"input_type": "query", "truncation": True}),
+]
+
 
 @pytest.mark.parametrize(
     ("protocol", "fields", "reason"),
@@ -315,6 +349,8 @@ def test_accounts_are_kept_apart_and_hold_no_key() -> None:
         ),
         *(("chat", {"model": model}, "") for model in ("gpt-4o", "compounded", "research", "x/sonara")),
         ("chat", {"model": None}, "no_model"),
+        *(("embeddings", beside, "field") for beside in OF_OTHER_TEXTS),
+        *(("embeddings", beside, "") for beside in OF_EACH_TEXT),
     ],
 )
 def test_what_depends_on_more_than_the_request_is_a_bypass(protocol: str, fields: Any, reason: str) -> None:

@@ -58,11 +58,9 @@ class Embeddings:
         """Return the request for some of the texts, to be sent."""
         return {**request, "input": list(inputs)}
 
-    def part_of_key(self, request: Mapping[str, Any], one: Any) -> dict[str, Any]:
-        """Return what the vector of one text depends on: all of the request but the other texts and the
-        encoding."""
-        rest = {key: value for key, value in request.items() if key != "encoding_format"}
-        return {**rest, "input": one}
+    def around(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the vector of each text depends on beside it: all but the texts and the encoding."""
+        return {key: value for key, value in request.items() if key not in ("input", "encoding_format")}
 
     def read_body(self, body: bytes, request: Mapping[str, Any]) -> list[Answer] | Incomplete:
         """Read a response with status 200.

@@ -102,6 +102,7 @@ const REASONS = {
   path: "A path that is not cached",
   mode: "The client switched the cache off",
   unkeyable: "The body has no one form that a key could be made of",
+  field: "A field of a request for embeddings that is not known to concern each text by itself",
   server_tool: "A tool that the provider carries out",
   foreign_host: "No tenant's key says who asks, and the name in Host is none of this machine",
   foreign_origin: "A page of another site asks, and no tenant's key says for whom",

@@ -108,9 +108,9 @@ def test_the_texts_of_a_request(given: Any, texts: Any) -> None:
     assert EMBEDDINGS.inputs(request(given, "int8")) is None
 
 
-def test_a_key_has_everything_but_the_other_texts_and_the_encoding() -> None:
+def test_a_key_has_everything_but_the_texts_and_the_encoding() -> None:
     asked = {**request(["a", "b"], "base64"), "dimensions": 256}
-    assert EMBEDDINGS.part_of_key(asked, "b") == {"model": "m", "dimensions": 256, "input": "b"}
+    assert EMBEDDINGS.around(asked) == {"model": "m", "dimensions": 256}
     assert EMBEDDINGS.request_for(asked, ["b"]) == {**asked, "input": ["b"]}
 
 
