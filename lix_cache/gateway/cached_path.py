@@ -49,6 +49,7 @@ class Exchange:
         verdict: how it was answered; for the log.
         status: of the answer; 0 until it has begun.
         waited: seconds that went by with the provider, and not in the gateway.
+        cut: as much of an answer as came, if a limit of length ended it: a turn of the session all the same.
         wants_answer: what was passed on is to be known as well.
         usage: what the provider told of the answer that was read last.
         begun: when it was asked for, Unix seconds.
@@ -70,6 +71,7 @@ class Exchange:
     waited: float = 0.0
     model: str = ""
     answer: Answer | None = field(default=None, repr=False)
+    cut: Answer | None = field(default=None, repr=False)
     wants_answer: bool = False
     usage: Usage | None = None
     begun: float = 0.0
@@ -95,8 +97,9 @@ class Exchange:
         data = await session.with_window(self.protocol.name, data)
         self.lacks_window = session.lacks_window
         await self._run(control, data)
-        if self.answer is not None and not self.answer.has_tool_calls and not control.no_store:
-            core.spawn(session.add(self.protocol.text(self.answer)))
+        said = self.answer or self.cut
+        if said is not None and not said.has_tool_calls and not control.no_store:
+            core.spawn(session.add(self.protocol.text(said)))
 
     async def _run(self, control: Control, data: bytes) -> None:
         core = self.core
@@ -295,6 +298,7 @@ class Exchange:
         if self.wants_answer and reader.flight.is_read:
             # Not before the last byte: a client that has left must not keep the provider at work.
             await reader.until_over(stays=True)
+            self.cut = reader.flight.cut
 
     async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: Keep | None) -> None:
         """Read the provider's answer, and keep it if it is whole."""
@@ -369,6 +373,7 @@ class Exchange:
         else:
             answer = self._read(flight, head, asked.slim)
         if isinstance(answer, Incomplete):
+            flight.cut = answer.cut
             core.metrics.not_stored[answer.rule] += 1
             return False
         self.usage = answer.usage
