@@ -37,7 +37,6 @@ __all__ = ["Exchange"]
 _UNKNOWN = Verdict("bypass")
 _JSON = (b"content-type", b"application/json")
 _STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
-_NO_WINDOW = (b"x-lix-session", b"unavailable")
 _NO_CACHE = (b"cache-control", b"no-cache")
 
 
@@ -54,7 +53,7 @@ class Exchange:
         usage: what the provider told of the answer that was read last.
         begun: when it was asked for, Unix seconds.
         is_unsuited: an answer was there that has not all that this request wants.
-        lacks_window: its session could not be read; the client is told so.
+        trouble: a word on its session for the client; "" for none.
     """
 
     core: Core
@@ -76,7 +75,7 @@ class Exchange:
     usage: Usage | None = None
     begun: float = 0.0
     is_unsuited: bool = False
-    lacks_window: bool = False
+    trouble: str = ""
 
     async def run(self) -> None:
         """Answer the request.
@@ -95,7 +94,7 @@ class Exchange:
             await self._run(control, data)
             return
         data = await session.with_window(self.protocol.name, data)
-        self.lacks_window = session.lacks_window
+        self.trouble = session.trouble
         await self._run(control, data)
         said = self.answer or self.cut
         if said is not None and not said.has_tool_calls and not control.no_store:
@@ -156,7 +155,7 @@ class Exchange:
         pairs = words.told(self.verdict, self._added_ms())
         if self.verdict.is_hit and "origin" in self.headers:
             pairs.append(words.FOR_PAGES)
-        return [*pairs, _NO_WINDOW] if self.lacks_window else pairs
+        return [*pairs, (b"x-lix-session", self.trouble.encode())] if self.trouble else pairs
 
     def _added_ms(self) -> float:
         return (perf_counter() - self.started - self.waited) * 1000

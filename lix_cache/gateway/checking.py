@@ -140,6 +140,8 @@ def _essential(settings: GatewaySettings, config: CacheConfig) -> dict[str, str]
         core, parts = gateway.core, {}
         if core.redis is not None:
             parts["redis"] = "ok" if await core.redis.ping() else core.redis.last_trouble
+        if core.sessions is not None:
+            parts["sessions"] = await core.sessions.trouble() or "ok"
         await core.warming.warm_up(settings, _WARM_SECONDS)
         if core.embedder is not None:
             parts["embedder"] = core.warming.embedder
