@@ -91,7 +91,8 @@ class _Admin:
         core = self._core
         headers = {str(name).lower(): str(value) for name, value in asked.get("headers", {}).items()}
         tenant, control, body = asked.get("tenant", LOCAL), read_control(headers), asked.get("body", {})
-        source = source_of(tenant, protocol.name, control.namespace, headers, query)
+        told = core.tenants.for_providers(headers)
+        source = source_of(tenant, protocol.name, control.namespace, told, query)
         ready = core.preparer.prepare(source, dump(body))
         if ready.bypass or control.mode == "off":
             return {"cache": "bypass", "reason": ready.bypass or "mode"}
@@ -112,7 +113,7 @@ class _Admin:
         found |= {"cache": "miss", "reason": "unsuited" if lacking else "exact"}
         if looked.entry is not None or core.meaning is None or not core.asks_meaning(control):
             return found
-        place = core.place_of(tenant, protocol.name, control, headers, ready, body, query)
+        place = core.place_of(tenant, protocol.name, control, told, ready, body, query)
         if isinstance(place, str):
             return {**found, "by_meaning": {"reason": f"not_asked: {place}"}}
         meant = await core.meaning.explain(place, control)

@@ -241,7 +241,8 @@ class Exchange:
         body = asked.body.value if asked.body is not None else parse(data).value
         query = self.scope["query_string"].decode("latin-1")
         named = self.tenant.name, self.protocol.name
-        place = core.place_of(*named, control, self.headers, asked, body, query)
+        headers = core.tenants.for_providers(self.headers)
+        place = core.place_of(*named, control, headers, asked, body, query)
         if isinstance(place, str):
             return None
         core.timeline.places.note(place, core.clock.time())

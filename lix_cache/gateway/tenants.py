@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lix_cache.clock import Clock
+from lix_cache.gateway.accounts import OWN_KEY, is_harmless
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.references import LOCAL, provider_keys_of
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings
@@ -152,6 +153,24 @@ class TenantBook:
     def knows(self, credentials: str) -> bool:
         """Whether a header holds a key of this gateway, which is for no provider."""
         return bool(self._by_key) and digest_of_key(_bare(credentials)) in self._by_key
+
+    def for_providers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return headers without this gateway's keys, which are no account at a provider, for none gets them.
+
+        Only what is such a key and nothing else is left out: of two credentials in one header the other may
+        be a provider's.
+
+        Args:
+            headers: names in lower case.
+        """
+        shown = presented(headers)
+        if not self.knows(shown):
+            return headers
+        return {
+            name: value
+            for name, value in headers.items()
+            if is_harmless(name) or not (_bare(value) == shown or (name in OWN_KEY and self.knows(value)))
+        }
 
     def find(self, headers: Mapping[str, str]) -> Tenant:
         """Return who asks.
