@@ -144,6 +144,11 @@ class TenantBook:
         self.tenants = {one.name: _tenant(one, env) for one in settings.tenants}
         self._by_key = {key: self.tenants[one.name] for one in settings.tenants for key in one.keys}
 
+    @property
+    def names(self) -> list[str]:
+        """All of them, in order."""
+        return [self.local.name] if self.local is not None else sorted(self.tenants)
+
     def take_over(self, before: TenantBook) -> None:
         """Count on where those before did."""
         for name, tenant in self.tenants.items():
