@@ -62,7 +62,9 @@ class _Admin:
         if tenant is None:
             raise Refused(400, "invalid_body", "say whose answers: tenant")
         model, age = asked.get("model"), asked.get("older_than_seconds")
-        return await self._core.purge(tenant, model, age, asked.get("tag"))
+        found = await self._core.purge(tenant, model, age, asked.get("tag"))
+        # One that was taken out of the settings left answers. A name that was mistyped left none.
+        return found if tenant in self._core.tenants.names else {**found, "known": False}
 
     async def reload(self, _: Request) -> dict[str, Any]:
         """Read the settings again; what makes no sense changes nothing."""
@@ -89,9 +91,15 @@ class _Admin:
         if protocol is None:
             return {"cache": "bypass", "reason": "path"}
         core = self._core
+        names = core.tenants.names
+        tenant = asked.get("tenant", LOCAL if LOCAL in names else None)
+        if tenant not in names:
+            said = f"no such tenant: {tenant!r}" if tenant else "say for whom: tenant"
+            raise Refused(404 if tenant else 400, "unknown_tenant", said)
         headers = {str(name).lower(): str(value) for name, value in asked.get("headers", {}).items()}
-        tenant, control, body = asked.get("tenant", LOCAL), read_control(headers), asked.get("body", {})
-        source = source_of(tenant, protocol.name, control.namespace, headers, query)
+        control, body = read_control(headers), asked.get("body", {})
+        told = core.tenants.for_providers(headers)
+        source = source_of(tenant, protocol.name, control.namespace, told, query)
         ready = core.preparer.prepare(source, dump(body))
         if ready.bypass or control.mode == "off":
             return {"cache": "bypass", "reason": ready.bypass or "mode"}
@@ -112,7 +120,7 @@ class _Admin:
         found |= {"cache": "miss", "reason": "unsuited" if lacking else "exact"}
         if looked.entry is not None or core.meaning is None or not core.asks_meaning(control):
             return found
-        place = core.place_of(tenant, protocol.name, control, headers, ready, body, query)
+        place = core.place_of(tenant, protocol.name, control, told, ready, body, query)
         if isinstance(place, str):
             return {**found, "by_meaning": {"reason": f"not_asked: {place}"}}
         meant = await core.meaning.explain(place, control)

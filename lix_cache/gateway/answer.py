@@ -48,10 +48,13 @@ class Incomplete:
         rule: ``error``, ``truncated``, ``empty``, ``malformed``, ``unknown`` (of a kind that this version
             does not know, and so cannot put together), ``inconsistent`` or ``too_large``.
         detail: what was seen, without content.
+        cut: as much of the answer as came, where a limit of length ended it. Its client saw it, so it is a
+            turn of a conversation, and nothing else.
     """
 
     rule: str
     detail: str
+    cut: Answer | None = field(default=None, repr=False, compare=False)
 
     @property
     def reason(self) -> str:

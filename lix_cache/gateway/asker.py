@@ -64,7 +64,8 @@ class Asker:
         if found is None:
             if len(self._sources) >= _MOST_SOURCES:
                 self._sources.clear()
-            found = source_of(self.tenant.name, protocol, self.control.namespace, self.headers, query)
+            headers = self._core.tenants.for_providers(self.headers)
+            found = source_of(self.tenant.name, protocol, self.control.namespace, headers, query)
             self._sources[protocol, query] = found
         return found
 

@@ -38,7 +38,6 @@ __all__ = ["Exchange"]
 _UNKNOWN = Verdict("bypass")
 _JSON = (b"content-type", b"application/json")
 _STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
-_NO_WINDOW = (b"x-lix-session", b"unavailable")
 _NO_CACHE = (b"cache-control", b"no-cache")
 
 
@@ -50,11 +49,12 @@ class Exchange:
         verdict: how it was answered; for the log.
         status: of the answer; 0 until it has begun.
         waited: seconds that went by with the provider, and not in the gateway.
+        cut: as much of an answer as came, if a limit of length ended it: a turn of the session all the same.
         wants_answer: what was passed on is to be known as well.
         usage: what the provider told of the answer that was read last.
         begun: when it was asked for, Unix seconds.
         is_unsuited: an answer was there that has not all that this request wants.
-        lacks_window: its session could not be read; the client is told so.
+        trouble: a word on its session for the client; "" for none.
     """
 
     core: Core
@@ -71,11 +71,12 @@ class Exchange:
     waited: float = 0.0
     model: str = ""
     answer: Answer | None = field(default=None, repr=False)
+    cut: Answer | None = field(default=None, repr=False)
     wants_answer: bool = False
     usage: Usage | None = None
     begun: float = 0.0
     is_unsuited: bool = False
-    lacks_window: bool = False
+    trouble: str = ""
 
     async def run(self) -> None:
         """Answer the request.
@@ -94,10 +95,11 @@ class Exchange:
             await self._run(control, data)
             return
         data = await session.with_window(self.protocol.name, data)
-        self.lacks_window = session.lacks_window
+        self.trouble = session.trouble
         await self._run(control, data)
-        if self.answer is not None and not self.answer.has_tool_calls and not control.no_store:
-            core.spawn(session.add(self.protocol.text(self.answer)))
+        said = self.answer or self.cut
+        if said is not None and not said.has_tool_calls and not control.no_store:
+            core.spawn(session.add(self.protocol.text(said)))
 
     async def _run(self, control: Control, data: bytes) -> None:
         core = self.core
@@ -154,7 +156,7 @@ class Exchange:
         pairs = words.told(self.verdict, self._added_ms())
         if self.verdict.is_hit and "origin" in self.headers:
             pairs.append(words.FOR_PAGES)
-        return [*pairs, _NO_WINDOW] if self.lacks_window else pairs
+        return [*pairs, (b"x-lix-session", self.trouble.encode())] if self.trouble else pairs
 
     def _added_ms(self) -> float:
         return (perf_counter() - self.started - self.waited) * 1000
@@ -241,7 +243,8 @@ class Exchange:
         body = asked.body.value if asked.body is not None else parse(data).value
         query = self.scope["query_string"].decode("latin-1")
         named = self.tenant.name, self.protocol.name
-        place = core.place_of(*named, control, self.headers, asked, body, query)
+        headers = core.tenants.for_providers(self.headers)
+        place = core.place_of(*named, control, headers, asked, body, query)
         if isinstance(place, str):
             return None
         core.timeline.places.note(place, core.clock.time())
@@ -297,6 +300,7 @@ class Exchange:
         if self.wants_answer and reader.flight.is_read:
             # Not before the last byte: a client that has left must not keep the provider at work.
             await reader.until_over(stays=True)
+            self.cut = reader.flight.cut
 
     async def _pump(self, flight: Flight, asked: Prepared, data: bytes, keep: Keep | None) -> None:
         """Read the provider's answer, and keep it if it is whole."""
@@ -371,6 +375,7 @@ class Exchange:
         else:
             answer = self._read(flight, head, asked.slim)
         if isinstance(answer, Incomplete):
+            flight.cut = answer.cut
             core.metrics.not_stored[answer.rule] += 1
             return False
         self.usage = answer.usage

@@ -38,7 +38,8 @@ def plan_of(settings: GatewaySettings) -> list[str]:
     ]
     for one in settings.upstreams:
         key = "its own key" if one.api_key or one.api_key_env else "the request's key"
-        lines.append(f"ask {one.name} at {one.url} for {', '.join(one.models)}, with {key}")
+        key = "" if one.is_local else f", with {key}"
+        lines.append(f"ask {one.name} at {one.url} for {', '.join(one.models)}{key}")
     if not settings.tenants:
         lines.append("serve one local tenant without a key")
     for tenant in settings.tenants:
@@ -140,6 +141,8 @@ def _essential(settings: GatewaySettings, config: CacheConfig) -> dict[str, str]
         core, parts = gateway.core, {}
         if core.redis is not None:
             parts["redis"] = "ok" if await core.redis.ping() else core.redis.last_trouble
+        if core.sessions is not None:
+            parts["sessions"] = await core.sessions.trouble() or "ok"
         await core.warming.warm_up(settings, _WARM_SECONDS)
         if core.embedder is not None:
             parts["embedder"] = core.warming.embedder

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lix_cache._log import logger
 from lix_cache.clock import SYSTEM_CLOCK, Clock
 from lix_cache.config import CacheConfig
 from lix_cache.errors import ConfigError
@@ -349,9 +350,16 @@ class Core(Keeping):
             self._beginning.append(loop.create_task(self.catch_up(self.redis)))
             self._lasting.add(loop.create_task(self.follow_purges(self.redis)))
             self._lasting.add(loop.create_task(self.follow_undone()))
+        if self.sessions is not None:
+            self._lasting.add(loop.create_task(self._warn_of(self.sessions)))
         if reads_snapshot:
             self._beginning.append(loop.create_task(self.snapshot.read(self.tenants)))
         self._lasting.update(self._beginning)
+
+    async def _warn_of(self, sessions: Sessions) -> None:
+        trouble = await sessions.trouble()
+        if trouble:
+            logger.error("no turn of a session is kept: {}", trouble)
 
     async def begun(self) -> None:
         """Wait for models and snapshot, but not for long: the process must answer, and heed signals."""

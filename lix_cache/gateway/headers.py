@@ -32,6 +32,10 @@ _HOP_BY_HOP = frozenset(
 )
 #: The gateway's own; the provider need not know who uses it.
 _OURS = re.compile(rb"x-lix-cache|x-lix-(?:key|session)\Z")
+#: What a request may ask in: one that is mistyped would be heeded by nobody.
+_ASKED = frozenset(f"x-lix-cache-{name}" for name in ("mode", "namespace", "tags", "threshold", "ttl"))
+#: What an answer says, and a client or a proxy may send back: it asks for nothing.
+_TOLD = frozenset(f"x-lix-cache-{name}" for name in ("added-ms", "reason", "saved-tokens", "similarity"))
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _AROUND = " \t\"'"
 _MODES = ("off", "exact", "semantic")
@@ -170,6 +174,10 @@ def read_control(headers: Mapping[str, str]) -> Control:
     ours = [name for name in headers if name.startswith("x-lix-cache-")]
     if not cache_control and not ours:
         return NOTHING_ASKED
+    for name in ours:
+        if name not in _ASKED and name not in _TOLD:
+            known = ", ".join(sorted(_ASKED))
+            raise Refused(400, "invalid_header", f"{name[:80]} is no header of the gateway; it knows {known}")
     words: dict[str, str] = {}
     ages, rests = [], [0.0]
     for name, value in _directives(cache_control):

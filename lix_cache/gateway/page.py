@@ -83,12 +83,8 @@ class _Numbers:
         if sessions is None:
             return {"is_on": False, "sessions": [], "cursor": None}
         tenant, cursor = request.query_params.get("tenant"), request.query_params.get("cursor")
-        tenants = self._tenants() if not tenant else [name for name in self._tenants() if name == tenant]
+        tenants = [name for name in self._core.tenants.names if tenant in (None, "", name)]
         return {"is_on": True, **await sessions.page(tenants, cursor or None)}
-
-    def _tenants(self) -> list[str]:
-        book = self._core.tenants
-        return [book.local.name] if book.local is not None else sorted(book.tenants)
 
     async def transcript(self, request: Request) -> dict[str, Any]:
         """The newest messages of one session, or those before one of them."""
@@ -96,7 +92,7 @@ class _Numbers:
         asked = request.query_params
         if sessions is None:
             raise Refused(404, "no_sessions", "sessions are not switched on (--sessions)")
-        if asked.get("tenant") not in self._tenants():
+        if asked.get("tenant") not in self._core.tenants.names:
             raise Refused(404, "unknown_tenant", "there is no such tenant")
         return await sessions.transcript(asked["tenant"], asked.get("id", ""), asked.get("before"))
 

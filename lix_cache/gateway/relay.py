@@ -21,9 +21,7 @@ __all__ = ["Broken", "Flight", "Head", "Reader", "Stopped", "opened_flight"]
 _LAG_BYTES = 1 << 20
 #: How long all others wait for the slowest reader when it takes nothing.
 _STALL_SECONDS = 60.0
-_SHARED = frozenset(
-    {b"content-type", b"content-encoding", b"cache-control", b"retry-after", b"retry-after-ms"}
-)
+_SHARED = frozenset(b"content-type content-encoding cache-control retry-after retry-after-ms".split())
 
 
 class Broken(Exception):
@@ -73,6 +71,7 @@ class Flight:
     def __init__(self, largest: int, on_end: Callable[[Flight], None], *, goes_on: bool) -> None:
         self.head: Head | None = None
         self.answer: Answer | None = None
+        self.cut: Answer | None = None  # what came of an answer that a limit of length ended
         self.vectors: Mapping[bytes, Answer] | None = None
         self.verdict: Verdict | None = None
         self.error: Exception | None = None

@@ -20,7 +20,15 @@ from lix_cache.admin import AsyncStoreAdmin
 from lix_cache.clock import Clock
 from lix_cache.config import CacheConfig
 from lix_cache.coordinator import AsyncCacheCoordinator
-from lix_cache.errors import ArchiveBusy, ArchiveUnavailable, LixCacheError, RedisUnavailable, told
+from lix_cache.errors import (
+    ArchiveBusy,
+    ArchiveMismatch,
+    ArchiveUnavailable,
+    LayoutMismatch,
+    LixCacheError,
+    RedisUnavailable,
+    told,
+)
 from lix_cache.gateway.asgi import Scope, Send, goes_upwards, respond
 from lix_cache.gateway.deletions import Marks
 from lix_cache.gateway.errors import Refused
@@ -31,6 +39,7 @@ from lix_cache.gateway.tiers import RedisTier
 from lix_cache.gateway.undone import Undone
 from lix_cache.messages.session_key import SessionKey, stored_id
 from lix_cache.session.evictor import evictor_for
+from lix_cache.session.layout import AsyncStoreDriver, agree
 from lix_cache.session.store import open_store
 
 __all__ = ["Session", "Sessions"]
@@ -48,6 +57,8 @@ _KEPT_THERE = (
     *("conversation_id", "session_id", "chat_id", "thread_id", "assistant_id", "agent_id"),
 )
 _SYSTEM = frozenset({"system", "developer"})
+#: The sessions are in another archive, or found by another number: none is kept until that is mended.
+_ELSEWHERE = (ArchiveMismatch, LayoutMismatch)
 
 
 class Session:
@@ -55,7 +66,8 @@ class Session:
 
     Attributes:
         turn: what the user said; None where that is no text, and the session is left alone.
-        lacks_window: it could not be read, so nothing is put before the turn.
+        trouble: a word for the client; "" for none. ``unavailable``: it could not be read, so nothing is put
+            before the turn. ``not-kept``: nor is the turn kept, for the archive is not that of the sessions.
         begun: when the turn came, Unix seconds.
         is_deleted: it was deleted since.
     """
@@ -66,7 +78,7 @@ class Session:
         self.begun = begun
         self.is_deleted = False
         self.turn: str | None = None
-        self.lacks_window = False
+        self.trouble = ""
 
     async def with_window(self, protocol: str, data: bytes) -> bytes:
         """Return the body with what was said before put in front of the turn, if that is all it has."""
@@ -79,13 +91,19 @@ class Session:
         last = turns[-1]
         self.turn = _text_of(last)
         said = [turn for turn in turns if not (isinstance(turn, dict) and turn.get("role") in _SYSTEM)]
-        if self.turn is None or len(said) != 1:
-            return data  # the client keeps the conversation itself
-        window = await self._sessions.window(self.name)
-        self.lacks_window = window is None
-        if not window:
+        if self.turn is None:
             return data
-        return put_before_last(data, field, window)
+        try:
+            if len(said) != 1:
+                await self._sessions.check_archive()
+                return data  # the client keeps the conversation itself
+            window = await self._sessions.window(self.name)
+        except _ELSEWHERE as error:
+            logger.error("a turn of a session is not kept: {}", told(error))
+            self.turn, self.trouble = None, "not-kept"
+            return data
+        self.trouble = "unavailable" if window is None else ""
+        return put_before_last(data, field, window) if window else data
 
     async def add(self, answer: str) -> None:
         """Keep the turn and its answer."""
@@ -147,10 +165,37 @@ class Sessions:
         if breaker.is_open:
             raise RedisUnavailable("the Redis of the sessions did not answer a moment ago", was_asked=False)
 
+    async def check_archive(self, *, notes: bool = True) -> None:
+        """See that the archive is that of the sessions in Redis: once, and no trip from then on.
+
+        Args:
+            notes: note ours where Redis names none yet.
+
+        Raises:
+            ArchiveMismatch, LayoutMismatch: it is another one.
+        """
+        layout = self._store.layout
+        if not (layout.in_redis and layout.in_archive):
+            await AsyncStoreDriver(self._store).unchecked(agree(self._store, notes=notes))
+
+    async def trouble(self) -> str:
+        """Return why no session can be kept, and what to do; "" if nothing is known to be wrong."""
+        try:
+            await self.check_archive(notes=False)
+        except _ELSEWHERE as error:
+            return told(error)
+        return ""
+
     async def window(self, name: SessionKey) -> list[dict[str, Any]] | None:
-        """Return what was said last, the user first; None if not all of that can be read now."""
+        """Return what was said last, the user first; None if not all of that can be read now.
+
+        Raises:
+            ArchiveMismatch, LayoutMismatch: see :meth:`check_archive`.
+        """
         try:
             found = await self._reader(name).get_context_messages()
+        except _ELSEWHERE:
+            raise
         except LixCacheError as error:
             logger.warning("a session could not be read: {}", told(error))
             return None
@@ -228,6 +273,11 @@ class Sessions:
             logger.warning("sessions could not be served: {}", told(error))
             trouble = "the sessions are out of reach for now; ask again"
             raise Refused(503, "sessions_unavailable", trouble, retry_after=1) from error
+        except _ELSEWHERE as error:
+            logger.error("sessions could not be served: {}", told(error))
+            # It names folders of this machine, and is for who runs the gateway.
+            trouble = told(error) if tenant.is_local else "they are in another archive; see the log"
+            raise Refused(503, "sessions_unavailable", trouble) from error
 
     async def _serve(self, scope: Scope, send: Send, tenant: Tenant) -> int:
         tenant.check("sessions")
@@ -258,6 +308,7 @@ class Sessions:
     async def _deleted(self, name: SessionKey) -> bool:
         """Forget a session, with the turns that are being answered; False if nothing was kept yet."""
         self._check_redis(name)
+        await self.check_archive()  # before anything is noted
         # Noted first: a turn that is added from here on is taken out by the worker that adds it.
         for session in [one for one in self._under_way if one.name == name]:
             session.is_deleted = True

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lix_cache.clock import Clock
+from lix_cache.gateway.accounts import OWN_KEY, is_harmless
 from lix_cache.gateway.errors import Refused
 from lix_cache.gateway.references import LOCAL, provider_keys_of
 from lix_cache.gateway.settings import GatewaySettings, TenantSettings
@@ -143,6 +144,11 @@ class TenantBook:
         self.tenants = {one.name: _tenant(one, env) for one in settings.tenants}
         self._by_key = {key: self.tenants[one.name] for one in settings.tenants for key in one.keys}
 
+    @property
+    def names(self) -> list[str]:
+        """All of them, in order."""
+        return [self.local.name] if self.local is not None else sorted(self.tenants)
+
     def take_over(self, before: TenantBook) -> None:
         """Count on where those before did."""
         for name, tenant in self.tenants.items():
@@ -152,6 +158,24 @@ class TenantBook:
     def knows(self, credentials: str) -> bool:
         """Whether a header holds a key of this gateway, which is for no provider."""
         return bool(self._by_key) and digest_of_key(_bare(credentials)) in self._by_key
+
+    def for_providers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return headers without this gateway's keys, which are no account at a provider, for none gets them.
+
+        Only what is such a key and nothing else is left out: of two credentials in one header the other may
+        be a provider's.
+
+        Args:
+            headers: names in lower case.
+        """
+        shown = presented(headers)
+        if not self.knows(shown):
+            return headers
+        return {
+            name: value
+            for name, value in headers.items()
+            if is_harmless(name) or not (_bare(value) == shown or (name in OWN_KEY and self.knows(value)))
+        }
 
     def find(self, headers: Mapping[str, str]) -> Tenant:
         """Return who asks.

@@ -30,6 +30,61 @@ def test_a_key_of_the_gateway_goes_to_no_provider_in_any_header(
     assert not [call.headers for call in provider.calls if KEY in str(call.headers)]
 
 
+OTHER_KEY = "ann-key-that-comes-after-it"
+TWO_KEYS = (TenantSettings("ann", (digest_of_key(KEY), digest_of_key(OTHER_KEY))),)
+
+
+@pytest.mark.parametrize("name", ["authorization", "x-api-key", "x-lix-key"])
+def test_all_keys_of_a_tenant_share_answers_where_its_provider_asks_for_none(
+    name: str, provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(
+        provider, redis_config, tenants=TWO_KEYS, admin_key=digest_of_key("admin-key-01234567")
+    ) as gateway:
+        said = {"authorization": "Bearer " + KEY} if name == "authorization" else {name: KEY}
+        data = json.dumps(chat_body()).encode()
+        assert ask(gateway.url, "POST", CHAT, data, said).state == "miss"
+        for more in (
+            {name: OTHER_KEY},
+            {"x-lix-key": OTHER_KEY},
+            {"x-lix-key": KEY, "authorization": f"Bearer {OTHER_KEY}"},
+            {"x-api-key": OTHER_KEY, "x-goog-api-key": OTHER_KEY},
+        ):
+            assert ask(gateway.url, "POST", CHAT, data, more).state == "hit-l1-exact", more
+        assert len(provider.calls) == 1
+        for shown in ({}, said):
+            asked = {"tenant": "ann", "path": CHAT, "headers": shown, "body": chat_body()}
+            admin = {"authorization": "Bearer admin-key-01234567"}
+            found = ask(gateway.url, "POST", "/admin/explain", json.dumps(asked).encode(), admin).json
+            assert found["cache"] == "hit-l1-exact"
+
+
+@pytest.mark.promise("isolation")
+def test_a_providers_key_beside_one_of_the_gateway_keeps_its_answers_to_itself(
+    provider: Provider, redis_config: CacheConfig
+) -> None:
+    with RunningGateway(provider, redis_config, tenants=TWO_KEYS) as gateway:
+        data = json.dumps(chat_body()).encode()
+        asked: list[dict[str, str]] = [
+            {},
+            {"authorization": "Bearer sk-one"},
+            {"authorization": "Bearer sk-two"},
+            {"x-api-key": "sk-one"},
+            {"api-key": "sk-one"},
+            {"x-goog-api-key": "sk-one"},
+            {"x-goog-api-key": OTHER_KEY},  # it goes on, for it is not the one that is shown
+            {"openai-organization": "one"},
+            {"authorization": f"Bearer {OTHER_KEY}, Bearer sk-one"},
+            {"authorization": f"Bearer {KEY}, Bearer sk-one"},
+        ]
+        for state in ("miss", "hit-l1-exact"):
+            for more in asked:
+                reply = ask(gateway.url, "POST", CHAT, data, {"x-lix-key": KEY, **more})
+                assert reply.state == state, more
+            gateway.settle()
+        assert len(provider.calls) == len(asked)
+
+
 NAMES = (
     *(
         "cookie",

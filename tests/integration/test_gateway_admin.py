@@ -221,6 +221,33 @@ def test_an_answer_that_does_not_suit_is_explained_as_a_miss(gateway: RunningGat
     assert admin(gateway, "explain", asked).status == 422
 
 
+@pytest.mark.promise("right-answer")
+def test_who_is_no_tenant_is_explained_no_miss(
+    gateway: RunningGateway, provider: Provider, redis_config: CacheConfig
+) -> None:
+    asked = {"path": CHAT, "body": chat_body()}
+    for tenant, status in ((None, 400), ("", 400), ("local", 404), ("anne", 404)):
+        more = {} if tenant is None else {"tenant": tenant}
+        reply = admin(gateway, "explain", {**asked, **more})
+        assert (reply.status, reply.json["error"]["type"]) == (status, "unknown_tenant")
+    with RunningGateway(provider, redis_config, admin_key=digest_of_key(ADMIN)) as alone:
+        for more in ({}, {"tenant": "local"}):
+            assert admin(alone, "explain", {**asked, **more}).json["cache"] == "miss"
+        assert admin(alone, "explain", {**asked, "tenant": "ann"}).status == 404
+
+
+def test_a_purge_of_no_tenant_says_so_and_drops_what_a_former_one_left(
+    gateway: RunningGateway, provider: Provider, redis_config: CacheConfig
+) -> None:
+    post(gateway.url, chat_body(), authorization=ANN)
+    gateway.settle()
+    assert admin(gateway, "purge", {"tenant": "anne"}).json["known"] is False
+    with RunningGateway(provider, redis_config, admin_key=digest_of_key(ADMIN)) as without:
+        found = admin(without, "purge", {"tenant": "ann"}).json
+        assert (found["redis"], found["known"]) == (1, False)
+        assert "known" not in admin(without, "purge", {"tenant": "local"}).json
+
+
 def test_an_explanation_leaves_no_trace(gateway: RunningGateway, provider: Provider) -> None:
     headers = {"authorization": f"Bearer {ANN}"}
 

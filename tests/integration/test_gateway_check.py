@@ -125,6 +125,20 @@ def test_the_plan_says_the_models_of_a_tenant() -> None:
     assert line == "serve tenant t: generate, models gpt-*, o1"
 
 
+def test_the_plan_says_with_whose_key_a_provider_is_asked_and_of_none_for_a_local_model() -> None:
+    upstreams = [
+        {"name": "mine", "url": "http://a", "api_key": "k"},
+        {"name": "theirs", "url": "http://a"},
+        {"name": "here", "url": "local:model"},
+    ]
+    lines = [one for one in plan_of(settings("", upstreams=upstreams)) if one.startswith("ask ")]
+    assert lines == [
+        "ask mine at http://a for *, with its own key",
+        "ask theirs at http://a for *, with the request's key",
+        "ask here at local:model for *",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["embedder", "verifier"])
 def test_the_start_warns_of_a_model_that_cannot_be_loaded(
     kind: str, provider: Provider, tmp_path: Path

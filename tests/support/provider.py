@@ -202,7 +202,11 @@ class Provider(Closing):
 def _cut_short(event: bytes) -> bytes:
     for whole, cut in ((b"stop", b"length"), (b"end_turn", b"max_tokens")):
         event = event.replace(b'_reason":"%b"' % whole, b'_reason":"%b"' % cut)
-    return event.replace(b"response.completed", b"response.incomplete")
+    if event.startswith(b"event: response.completed\n"):
+        said = json.loads(event.partition(b"data: ")[2])
+        said.update(type="response.incomplete", response=_spoiled("truncated", said["response"]))
+        return b"event: response.incomplete\ndata: " + json.dumps(said).encode() + b"\n\n"
+    return event
 
 
 def _spoiled(act: str, value: dict[str, Any]) -> dict[str, Any]:
@@ -210,7 +214,8 @@ def _spoiled(act: str, value: dict[str, Any]) -> dict[str, Any]:
         for choice in value.get("choices", ()):
             choice["finish_reason"] = "length"
         value.update({"stop_reason": "max_tokens"} if "stop_reason" in value else {})
-        value.update({"status": "incomplete"} if "status" in value else {})
+        details = {"reason": "max_output_tokens"}
+        value.update({"status": "incomplete", "incomplete_details": details} if "status" in value else {})
     if act == "empty":
         value.update({name: [] for name in ("choices", "content", "output", "data") if name in value})
     if act == "error_event":

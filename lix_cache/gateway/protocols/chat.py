@@ -21,6 +21,8 @@ from lix_cache.gateway.protocols.protocol import (
     check_error,
     check_whole,
     count,
+    cut_off,
+    is_length,
     members,
     slotted,
     word,
@@ -91,6 +93,9 @@ def _answer_of(
     events: bytes | None = None,
     asked: bool = True,
 ) -> Answer:
+    uncut = _uncut(body)
+    if uncut is not None:
+        raise cut_off(_answer_of(uncut, request))
     check_whole(body)
     choices = members(body.get("choices"), "choices")
     _check_count(choices, request.get("n"))
@@ -111,6 +116,16 @@ def _answer_of(
         envelope=envelope,
         events=events,
     )
+
+
+def _uncut(body: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the body as if no limit of length had ended any choice; None if none did."""
+    choices = body.get("choices")
+    given = choices if isinstance(choices, list) else []
+    cut = [isinstance(one, dict) and is_length(one.get("finish_reason")) for one in given]
+    whole = {"finish_reason": "stop", "native_finish_reason": None}
+    ended = [{**one, **whole} if is_cut else one for one, is_cut in zip(given, cut, strict=True)]
+    return {**body, "choices": ended} if any(cut) else None
 
 
 def _check_count(choices: list[dict[str, Any]], asked: Any) -> None:

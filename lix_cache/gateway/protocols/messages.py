@@ -18,6 +18,8 @@ from lix_cache.gateway.protocols.protocol import (
     checked_object,
     checked_text,
     count,
+    cut_off,
+    is_length,
     members,
     told_name,
     word,
@@ -129,6 +131,8 @@ def _slotted(message: Mapping[str, Any]) -> bytes:
 
 
 def _answer_of(body: dict[str, Any], *, events: bytes | None = None) -> Answer:
+    if is_length(body.get("stop_reason")):
+        raise cut_off(_answer_of({**body, "stop_reason": "end_turn"}))
     check_whole(body)
     if body.get("type") != "message" or word(body.get("stop_reason")) not in _KEPT:
         raise Unfit("truncated", "the message has no stop reason of a complete answer")

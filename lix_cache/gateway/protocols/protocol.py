@@ -23,6 +23,8 @@ __all__ = [
     "checked_object",
     "checked_text",
     "count",
+    "cut_off",
+    "is_length",
     "judged",
     "members",
     "openai_error",
@@ -33,6 +35,10 @@ __all__ = [
 ]
 
 _LONGEST_WORD = 4_096
+#: How the protocols, and some servers that speak them, say that a limit of length ended an answer.
+_LENGTHS = frozenset(
+    {"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"}
+)
 #: Reads an event's data.
 Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
 
@@ -40,8 +46,8 @@ Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
 class Unfit(Exception):
     """What a provider sent is not an answer to keep."""
 
-    def __init__(self, rule: str, detail: str) -> None:
-        self.incomplete = Incomplete(rule, detail)
+    def __init__(self, rule: str, detail: str, cut: Answer | None = None) -> None:
+        self.incomplete = Incomplete(rule, detail, cut)
         super().__init__(rule, detail)
 
 
@@ -205,6 +211,16 @@ def check_whole(body: Mapping[str, Any]) -> None:
     flaw = flaw_of(body, steps=True)
     if flaw is not None:
         raise Unfit(flaw[0], flaw[1][:200])
+
+
+def is_length(reason: Any) -> bool:
+    """Whether a word says that a limit of length ended an answer."""
+    return isinstance(reason, str) and reason.lower() in _LENGTHS
+
+
+def cut_off(answer: Answer) -> Unfit:
+    """Return why an answer is not to be kept that was whole, had a limit of length not ended it."""
+    return Unfit("truncated", "a limit of length ended it", answer)
 
 
 def members(value: Any, what: str) -> list[dict[str, Any]]:

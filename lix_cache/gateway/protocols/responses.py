@@ -27,6 +27,8 @@ from lix_cache.gateway.protocols.protocol import (
     check_name,
     check_whole,
     count,
+    cut_off,
+    is_length,
     members,
     told_name,
     word,
@@ -50,7 +52,8 @@ _CALLS = frozenset(
 _ITEMS = _CALLS | {"message", "reasoning"}
 _BEGUN = frozenset({"response.created", "response.queued", "response.in_progress"})
 _END = "response.completed"
-_FAILED = {"response.failed": "error", "error": "error", "response.incomplete": "truncated"}
+_CUT = "response.incomplete"
+_FAILED = {"response.failed", "error"}
 #: The parts of an item, and where their text is.
 _PARTS = {
     "message": {"output_text": "text", "refusal": "refusal"},
@@ -130,6 +133,9 @@ def _answer_of(
     envelope: bytes = b"",
     events: bytes | None = None,
 ) -> Answer:
+    uncut = _uncut(body)
+    if uncut is not None:
+        raise cut_off(_answer_of(uncut, template, envelope))
     check_whole(body)
     if body.get("status") != "completed" or body.get("incomplete_details"):
         raise Unfit("truncated", "the response is not completed")
@@ -148,6 +154,19 @@ def _answer_of(
         envelope=envelope,
         events=events,
     )
+
+
+def _uncut(body: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the response as if no limit of length had ended it; None if none did."""
+    details = body.get("incomplete_details")
+    reason = details.get("reason") if isinstance(details, dict) else None
+    if body.get("status") != "incomplete" or not is_length(reason):
+        return None
+    items = [
+        {**item, "status": "completed"} if item.get("status") == "incomplete" else item
+        for item in members(body.get("output"), "output")
+    ]
+    return {**body, "status": "completed", "incomplete_details": None, "output": items}
 
 
 def _check_item(item: dict[str, Any]) -> None:
@@ -206,6 +225,7 @@ class _Recorded:
         self._request = request
         self._frames: list[bytes | tuple[dict[str, Any], bytes]] = []
         self._end: dict[str, Any] | None = None
+        self._is_cut = False
         self._items: dict[int, dict[str, Any]] = {}
         self._pieces: dict[tuple[int, int, str], list[str]] = {}
 
@@ -218,10 +238,11 @@ class _Recorded:
         check_error(said)
         kind = word(said.get("type"))
         if kind in _FAILED or event.name == b"error":
-            raise Unfit(_FAILED.get(kind, "error"), "an event says that it failed")
+            raise Unfit("error", "an event says that it failed")
         check_name(event, kind)
-        if kind == _END or kind in _BEGUN:
-            self._take_response(said, event.name, is_end=kind == _END)
+        if kind in (_END, _CUT) or kind in _BEGUN:
+            self._is_cut = kind == _CUT
+            self._take_response(said, event.name, is_end=kind in (_END, _CUT))
         elif kind in _KNOWN:
             self._take_piece(said, kind)
             has_padding = said.pop("obfuscation", None) is not None
@@ -262,6 +283,8 @@ class _Recorded:
         end = self._end
         if end is None:
             raise Unfit("truncated", f"the stream has no {_END}")
+        if self._is_cut and _uncut({**end, "output": []}) is None:
+            raise Unfit("truncated", "an event says that it is incomplete, and not for its length")
         if not end.get("output") and self._items:
             # So do servers that do not keep the response: the items were told before.
             end = {**end, "output": [self._items[at] for at in sorted(self._items)]}
