@@ -185,7 +185,7 @@ def test_a_miss_is_told_in_a_header_without_contents(lab: Lab) -> None:
 
 def test_stop_texts_end_an_answer(lab: Lab) -> None:
     with lab.gateway() as gateway:
-        whole = post(gateway.url, said(max_tokens=15, x=1)).text
+        whole = post(gateway.url, said(max_tokens=15, seed=1)).text
         stop = whole[5:7]
         at = whole.index(stop)
         chat = post(gateway.url, said(max_tokens=15, stop=[stop]))

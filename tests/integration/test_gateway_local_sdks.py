@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.support.wire import ask, post
 pytestmark = pytest.mark.shared
 anthropic = pytest.importorskip("anthropic")
 openai = pytest.importorskip("openai")
+pydantic = pytest.importorskip("pydantic")
 
 ADMIN = "an-admin-key-of-the-tests"
 USER = [{"role": "user", "content": "Hi, I would like to order a latte please."}]
@@ -162,6 +164,78 @@ def test_responses(client: Any) -> None:
     called = client.responses.create(**told, tools=[tool], tool_choice="required")
     assert called.output[0].type == "function_call"
     assert set(json.loads(called.output[0].arguments)) == {"drink", "size", "shots"}
+
+
+@pytest.mark.promise("right-answer")
+def test_what_the_model_cannot_do_is_an_error_of_the_sdk(client: Any, claude: Any) -> None:
+    chat = partial(client.chat.completions.create, model="coffee", messages=USER, max_tokens=9)
+    message = partial(claude.messages.create, model="coffee", messages=USER, max_tokens=9)
+    response = partial(client.responses.create, model="coffee", input="a latte", max_output_tokens=9)
+    begun = [*USER, {"role": "assistant", "content": "Okay, a small"}]
+    function = {"name": "order", "parameters": SCHEMA}
+    order = pydantic.create_model("Order", drink=(str, ...))
+    cases: list[tuple[str, Any]] = [
+        (
+            "response_format",
+            partial(client.chat.completions.parse, model="coffee", messages=USER, response_format=order),
+        ),
+        ("text.format", partial(client.responses.parse, model="coffee", input="x", text_format=order)),
+        (
+            "output_config.format",
+            partial(claude.messages.parse, model="coffee", messages=USER, max_tokens=9, output_format=order),
+        ),
+        ("function_call", partial(chat, functions=[function], function_call={"name": "order"})),
+        ("top_k", partial(chat, extra_body={"top_k": 1})),
+        ("top_k", partial(message, extra_body={"top_k": 1})),
+        ("container", partial(message, container="c")),
+        ("include", partial(response, include=["message.output_text.logprobs"])),
+        ("store", partial(response, store=True)),
+        ("begun", partial(chat, messages=begun)),
+        ("begun", partial(message, messages=begun)),
+    ]
+    for named, call in cases:
+        with pytest.raises((openai.BadRequestError, anthropic.BadRequestError), match=named):
+            call()
+
+
+def test_what_the_sdks_say_beside_it_passes(client: Any, claude: Any) -> None:
+    chat = client.chat.completions.create(
+        model="coffee",
+        messages=USER,
+        max_tokens=9,
+        user="u",
+        metadata={"a": "b"},
+        store=False,
+        parallel_tool_calls=False,
+        reasoning_effort="low",
+        service_tier="auto",
+        n=1,
+        logprobs=False,
+        extra_body={"top_k": 0, "min_p": 0.0},
+    )
+    assert chat.choices[0].message.content
+    message = claude.beta.messages.create(
+        model="coffee",
+        messages=USER,
+        max_tokens=2000,
+        thinking={"type": "enabled", "budget_tokens": 1024},
+        metadata={"user_id": "u"},
+        context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        betas=["context-management-2025-06-27"],
+    )
+    assert message.stop_reason in ("end_turn", "max_tokens")
+    response = client.responses.create(
+        model="coffee",
+        input="a latte",
+        max_output_tokens=9,
+        store=False,
+        include=["reasoning.encrypted_content"],
+        reasoning={"summary": "auto"},
+        prompt_cache_key="k",
+        parallel_tool_calls=False,
+    )
+    assert response.output_text
+    assert response.parallel_tool_calls is False
 
 
 @pytest.mark.promise("right-answer")

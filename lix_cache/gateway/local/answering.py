@@ -103,27 +103,38 @@ def answering(
         messages, tools=told, session=whose.session, stop=asked.stop, max_tokens=most, **options
     )
     try:
-        yield from _said(model, reply, CallReader(frozenset(one["function"]["name"] for one in tools)))
+        reader = CallReader(frozenset(one["function"]["name"] for one in tools))
+        yield from _said(model, reply, reader, is_single=asked.is_single)
     finally:
         reply.close()
 
 
-def _said(model: LocalModel, reply: Reply, reader: CallReader) -> Iterator[Begun | str | Call | Ended]:
+def _said(
+    model: LocalModel, reply: Reply, reader: CallReader, *, is_single: bool
+) -> Iterator[Begun | str | Call | Ended]:
     has_begun, has_called = False, False
-    for piece in reply:
+    for one in _read(reply, reader):
         if not has_begun:
             has_begun = True
             yield Begun(reply.usage, reply.miss, model.fingerprint.hex)
-        for one in reader.feed(piece):
-            has_called |= isinstance(one, Call)
-            yield one
-    if not has_begun:
-        yield Begun(reply.usage, reply.miss, model.fingerprint.hex)
-    for one in reader.finish():
         has_called |= isinstance(one, Call)
-        yield one
+        if one:
+            yield one
+        if has_called and is_single:
+            # The next one, if the model made it at all, was not to be made.
+            reply.close()
+            break
     reason = "tool_calls" if has_called else reply.finish_reason or "length"
     yield Ended(reason, reply.stopped_by, reply.usage)
+
+
+def _read(reply: Reply, reader: CallReader) -> Iterator[str | Call]:
+    """Yield texts and calls; a text that is empty with each piece, so that it is seen to begin."""
+    for piece in reply:
+        yield ""
+        yield from reader.feed(piece)
+    yield ""
+    yield from reader.finish()
 
 
 def _forced(

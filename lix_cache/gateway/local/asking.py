@@ -12,27 +12,16 @@ from typing import Any
 import orjson
 
 from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.local.fields import check_fields, check_message, check_tool
 from lix_cache.gateway.local.forced import check_forced
 
 __all__ = ["Asked", "asked_of", "check_told"]
 
 _MOST_STOPS = 16
-#: Fields that would change the answer, and the values with which they do not.
-_CANNOT: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "logit_bias": (None, {}),
-    "frequency_penalty": (None, 0),
-    "presence_penalty": (None, 0),
-    "response_format": (None, {"type": "text"}),
-    "audio": (None,),
-    "modalities": (None, ["text"]),
-    "previous_response_id": (None,),
-    "conversation": (None,),
-    "background": (None, False),
-    "prompt": (None,),
-    "mcp_servers": (None, []),
+_LIMITS = {
+    "chat": ("max_completion_tokens", "max_tokens"),
+    "messages": ("max_tokens",),
+    "responses": ("max_output_tokens",),
 }
 
 
@@ -45,6 +34,7 @@ class Asked:
         tools: in OpenAI's form.
         choice: ``auto``, ``none`` or ``required``.
         tool: the one tool that must be called.
+        is_single: whether one call is the most.
         stop: texts that end the answer.
         max_tokens: the most to make; None for as many as there is room.
         temperature, top_p, seed: how to choose.
@@ -57,6 +47,7 @@ class Asked:
     tools: list[dict[str, Any]] = field(default_factory=list, repr=False)
     choice: str = "auto"
     tool: str = ""
+    is_single: bool = False
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -82,29 +73,27 @@ class Asked:
         return [] if self.choice == "none" else self.tools
 
 
-def asked_of(protocol: str, body: Mapping[str, Any]) -> Asked:
+def asked_of(protocol: str, body: Mapping[str, Any], *, is_counted: bool = False) -> Asked:
     """Return what a request asks.
 
     Args:
         protocol: ``chat``, ``messages`` or ``responses``.
         body: of the request.
+        is_counted: it is not answered: its tokens are counted.
 
     Raises:
         Refused: it makes no sense, or the model cannot do it.
     """
     check_told(body)
-    for name, harmless in _CANNOT.items():
-        if body.get(name) not in harmless:
-            raise _bad(f"this model does not do {name}; leave it out")
-    text = body.get("text")
-    if isinstance(text, Mapping) and text.get("format") not in (None, {"type": "text"}):
-        raise _bad("this model does not do text.format; leave it out")
+    check_fields(protocol, body)
     read = {"chat": _chat, "messages": _messages, "responses": _responses}[protocol]
     messages = list(read(body))
     if not any(one["role"] != "system" for one in messages):
         raise _bad("there is no message to answer")
-    limit = {"chat": "max_completion_tokens", "messages": "max_tokens", "responses": "max_output_tokens"}
-    named = "max_tokens" if protocol == "chat" and limit[protocol] not in body else limit[protocol]
+    if messages[-1]["role"] == "assistant" and not is_counted:
+        # A template would end it and begin another, which most models leave empty.
+        raise _bad("this model does not go on with an answer that is begun; end with a message of the user")
+    named = next((name for name in _LIMITS[protocol] if body.get(name) is not None), "")
     most = body.get(named)
     tools = _tools(protocol, body.get("tools"))
     choice, tool = _choice(body.get("tool_choice"), {one["function"]["name"] for one in tools})
@@ -114,6 +103,7 @@ def asked_of(protocol: str, body: Mapping[str, Any]) -> Asked:
         tools,
         choice,
         tool,
+        body.get("parallel_tool_calls") is False or _is_single(body.get("tool_choice")),
         _stops(body.get("stop_sequences" if protocol == "messages" else "stop")),
         None if most is None else int(_number(most, named, 1, (1 << 31) - 1, whole=True)),
         _number(body.get("temperature"), "temperature", 0, 2, 1.0),
@@ -222,7 +212,9 @@ def _role(message: Mapping[str, Any], roles: tuple[str, ...]) -> str:
 def _chat(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for message in _list(body.get("messages"), "messages"):
         role = _role(message, ("system", "developer", "user", "assistant", "tool"))
-        made: dict[str, Any] = {"role": role, "content": _text(message.get("content"))}
+        check_message(message)
+        said = message.get("content") or message.get("refusal")
+        made: dict[str, Any] = {"role": role, "content": _text(said)}
         if role == "tool":
             made["tool_call_id"] = str(message.get("tool_call_id") or "")
         calls = message.get("tool_calls") if role == "assistant" else None
@@ -291,6 +283,7 @@ def _tools(protocol: str, given: Any) -> list[dict[str, Any]]:
         kind = one.get("type", "custom" if protocol == "messages" else None)
         if kind != ("custom" if protocol == "messages" else "function") or not isinstance(inner, Mapping):
             raise _bad(f"this model takes tools of the client alone, not {str(kind)[:40]!r}")
+        check_tool(protocol, one)
         schema = inner.get("input_schema" if protocol == "messages" else "parameters")
         if not isinstance(inner.get("name"), str) or not isinstance(schema or {}, Mapping):
             raise _bad("a tool needs a name, and a schema that is an object")
@@ -301,6 +294,10 @@ def _tools(protocol: str, given: Any) -> list[dict[str, Any]]:
         }
         found.append({"type": "function", "function": function})
     return found
+
+
+def _is_single(choice: Any) -> bool:
+    return isinstance(choice, Mapping) and choice.get("disable_parallel_tool_use") is True
 
 
 def _choice(value: Any, names: set[str]) -> tuple[str, str]:

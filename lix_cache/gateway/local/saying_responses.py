@@ -31,7 +31,7 @@ class ResponsesWriter:
             "instructions": body.get("instructions"),
             "max_output_tokens": asked.max_tokens,
             "model": model,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": not asked.is_single,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
             "store": False,

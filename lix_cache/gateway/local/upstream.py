@@ -284,7 +284,7 @@ class LocalUpstream:
         return _Whole(200, dump({"object": "list", "data": [one]}), self.identity)
 
     async def _counted(self, request: Outgoing) -> Incoming:
-        asked = asked_of("messages", parse(await _body_of(request)).value)
+        asked = asked_of("messages", parse(await _body_of(request)).value, is_counted=True)
         model, knows = self.model, self._knows_tools
 
         def count() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lix_cache.gateway.errors import Refused
+from lix_cache.gateway.local.answering import Begun, Whose, answering
 from lix_cache.gateway.local.asking import asked_of
 from lix_cache.gateway.local.calls import Call, CallReader, with_tools_as_text
 from lix_cache.gateway.local.forced import forced_call
-from lix_cache.gateway.local.saying import merged_texts
+from lix_cache.gateway.local.saying import Ended, merged_texts
+from lix_cache.kv.engine import Halt, Made
+from lix_cache.kv.reply import Reply, Usage
 
 NAMES = frozenset({"weather", "time"})
 CALL = '{"name": "weather", "arguments": {"city": "Bern"}}'
@@ -342,3 +346,24 @@ def test_what_a_forced_call_cannot_honour_is_refused_before_anything_is_made(sch
     assert raised.value.status == 400
     # A call that need not be made may have any schema.
     asked_of("chat", {**body, "tool_choice": "auto"})
+
+
+@pytest.mark.promise("right-answer")
+@pytest.mark.parametrize(("fields", "count"), [({}, 2), ({"parallel_tool_calls": False}, 1)])
+def test_where_one_call_is_the_most_the_answer_ends_with_it(fields: dict[str, Any], count: int) -> None:
+    pieces = ["Well. ", *(2 * ['<tool_call>{"name": "f", "arguments": {}}', "</tool_call>"])]
+    made = iter([Made([number], piece) for number, piece in enumerate(pieces)])
+    reply = Reply("s", Usage(9, 0, 0), None, made, (), lambda _: None)
+    model: Any = SimpleNamespace(
+        generate=lambda *_, **__: reply,
+        engine=SimpleNamespace(context_tokens=99),
+        fingerprint=SimpleNamespace(hex="m"),
+    )
+    tool = {"type": "function", "function": {"name": "f"}}
+    body = {"messages": [{"role": "user", "content": "x"}], "tools": [tool], **fields}
+    begun, *said, ended = answering(model, True, asked_of("chat", body), Whose("", None), Halt())
+    assert isinstance(begun, Begun)
+    assert said == ["Well.", *(count * [Call("f", "{}")])]
+    assert isinstance(ended, Ended)
+    assert ended.reason == "tool_calls"
+    assert reply.count == (3 if count == 1 else 5), "what follows is not made"
