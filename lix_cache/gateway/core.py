@@ -21,7 +21,7 @@ from lix_cache.gateway.asgi import Scope
 from lix_cache.gateway.by_meaning import ByMeaning, Place
 from lix_cache.gateway.deletions import Dropped
 from lix_cache.gateway.eligibility import Question, question_of
-from lix_cache.gateway.encoders import Encoding
+from lix_cache.gateway.encoding_thread import EncodingThread
 from lix_cache.gateway.headers import Control, forwarded
 from lix_cache.gateway.hydration import Snapshot
 from lix_cache.gateway.keeping import Keeping
@@ -150,7 +150,7 @@ class Core(Keeping):
                 verifier_threshold=settings.verifier_threshold,
             )
         self.normalise = normaliser(settings.volatile)
-        self.encoding = Encoding(settings.encoders) if settings.encoders else None
+        self.encoding = EncodingThread(settings.encoders) if settings.encoders else None
         rules = (
             settings.volatile if self.encoding is None else (*settings.volatile, self.encoding.part_of_key)
         )
@@ -253,8 +253,7 @@ class Core(Keeping):
         """Return a body with its records in fewer tokens, where a setting says so."""
         if self.encoding is None:
             return data
-        # A second for some megabytes: others are answered meanwhile.
-        found = await asyncio.to_thread(self.encoding.of_request, protocol.name, parse(data).value)
+        found = await self.encoding.of_request(protocol.name, parse(data).value)
         self.metrics.encoded_tokens += found.saved_tokens
         return dump(found.request) if found.texts else data
 
@@ -395,6 +394,8 @@ class Core(Keeping):
         undone = self.undone.tenants("deletion") | self.undone.tenants("purge")
         await self.snapshot.mark_at_end(undone, _LAST_SECONDS)
         await self.routes.close()
+        if self.encoding is not None:
+            self.encoding.close()
         if self.redis is not None:
             self.redis.close()
         await asyncio.to_thread(self.log.close)

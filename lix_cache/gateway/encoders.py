@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,7 +183,7 @@ class Encoded:
 
 
 class Encoding:
-    """Encodes the requests of all protocols. Safe between threads: large requests take long.
+    """Encodes the requests of all protocols. For one thread.
 
     Args:
         names: of the encoders to choose from: ``toon``, ``columns``.
@@ -207,7 +206,6 @@ class Encoding:
         self._most = 1 - least_saving
         self._seen: OrderedDict[str, tuple[str, int] | None] = OrderedDict()
         self._seen_size = 0
-        self._lock = threading.Lock()
 
     @property
     def part_of_key(self) -> str:
@@ -240,17 +238,13 @@ class Encoding:
         """Return a shorter text and the tokens that it saves; None if there is none that is worth it."""
         if not self.may_change(text):
             return None
-        with self._lock:
-            if text in self._seen:
-                self._seen.move_to_end(text)
-                return self._seen[text]
-        found = self._shortest(text)
-        with self._lock:
-            if text not in self._seen:
-                self._seen_size += len(text)
-            self._seen[text] = found
-            while self._seen_size > _REMEMBERED:
-                self._seen_size -= len(self._seen.popitem(last=False)[0])
+        if text in self._seen:
+            self._seen.move_to_end(text)
+            return self._seen[text]
+        found = self._seen[text] = self._shortest(text)
+        self._seen_size += len(text)
+        while self._seen_size > _REMEMBERED:
+            self._seen_size -= len(self._seen.popitem(last=False)[0])
         return found
 
     def _shortest(self, text: str) -> tuple[str, int] | None:
