@@ -96,7 +96,9 @@ def test_a_response_that_another_thing_than_its_length_ended_is_no_turn(
     response = {"id": "r", "object": "response", "model": "m-1", "created_at": 1, "output": [item]}
     ended = {"status": "incomplete", "incomplete_details": reason and {"reason": reason}}
     with RunningGateway(provider, redis_config, sessions=True) as gateway:
-        for more in (ended, {"status": "completed"})[: 1 + stream]:
+        # The event says it too, whatever stands in its response.
+        as_whole = {"status": "completed", "output": [{**item, "status": "completed"}]}
+        for more in (ended, as_whole)[: 1 + stream]:
             data = json.dumps({**response, **more})
             if stream:
                 data = 'data: {"type":"response.incomplete","response":' + data + "}\n\n"

@@ -14,7 +14,7 @@ keeps its id. One that is not kept gets a new one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from lix_cache.gateway.answer import Answer, Usage, fill
 from lix_cache.gateway.eligibility import is_kept
@@ -188,6 +188,10 @@ def _check_item(item: dict[str, Any]) -> None:
         members(part.get("annotations") or [], "annotations")
 
 
+def _is_place(number: Any) -> TypeGuard[int]:
+    return type(number) is int and number >= 0
+
+
 def _usage_of(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
@@ -265,7 +269,7 @@ class _Recorded:
             check_error(said["part"])
         if kind in ("response.output_item.added", "response.output_item.done"):
             item, at = said.get("item"), said.get("output_index")
-            if not isinstance(item, dict) or type(at) is not int:
+            if not isinstance(item, dict) or not _is_place(at):
                 raise Unfit("malformed", "an item without its place")
             if word(item.get("type")) not in _ITEMS:
                 raise Unfit("unknown", f"an item {told_name(item.get('type'))}")
@@ -275,7 +279,7 @@ class _Recorded:
         field = _PIECES.get(kind)
         if field is not None:
             place, part, delta = said.get("output_index"), said.get("content_index", 0), said.get("delta")
-            if type(place) is not int or type(part) is not int or not isinstance(delta, str):
+            if not (_is_place(place) and _is_place(part) and isinstance(delta, str)):
                 raise Unfit("malformed", "a delta without its place")
             self._pieces.setdefault((place, part, field), []).append(delta)
 

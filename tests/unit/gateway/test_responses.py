@@ -242,6 +242,9 @@ def test_empty_answers_are_not_cached(output: list[Any]) -> None:
         {"type": "response.output_text.delta", "delta": "x", "output_index": 0, "content_index": "0"},
         {"type": "response.output_text.delta", "delta": "x", "output_index": 99, "content_index": 0},
         {"type": "response.output_text.delta", "delta": "x", "output_index": 0, "content_index": 99},
+        {"type": "response.output_text.delta", "delta": "x", "output_index": -9, "content_index": 0},
+        {"type": "response.output_text.delta", "delta": "x", "output_index": 0, "content_index": -9},
+        {"type": "response.output_item.done", "item": message_item(output_text("x")), "output_index": -9},
     ],
 )
 def test_events_without_their_parts(event: Any) -> None:
