@@ -212,7 +212,7 @@ def _role(message: Mapping[str, Any], roles: tuple[str, ...]) -> str:
 def _chat(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for message in _list(body.get("messages"), "messages"):
         role = _role(message, ("system", "developer", "user", "assistant", "tool"))
-        check_message(message)
+        check_message("chat", message, role)
         said = message.get("content") or message.get("refusal")
         made: dict[str, Any] = {"role": role, "content": _text(said)}
         if role == "tool":
@@ -229,6 +229,7 @@ def _messages(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"role": "system", "content": _text(body["system"])}
     for message in _list(body.get("messages"), "messages"):
         role, content = _role(message, ("system", "user", "assistant")), message.get("content")
+        check_message("messages", message, role)
         if not isinstance(content, list):
             yield {"role": role, "content": _text(content)}
             continue
@@ -260,6 +261,8 @@ def _responses(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         return
     for item in _list(given, "input"):
         kind = item.get("type", "message")
+        if kind in ("message", "function_call", "function_call_output"):
+            check_message("responses", item, kind)
         if kind == "message":
             role = _role(item, ("system", "developer", "user", "assistant"))
             yield {"role": role, "content": _text(item.get("content"))}

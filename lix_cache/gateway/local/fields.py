@@ -136,15 +136,25 @@ _TOOL: Mapping[str, _Fields] = {
     "responses": {"type": _of("function"), **_FUNCTION},
 }
 _SAID = _all("role", "content", "cache_control")
-#: Of a chat's message, by its role. No template is told a `name`: here the role says who speaks.
-_MESSAGE: Mapping[str, _Fields] = {
-    "assistant": {
-        **_SAID,
-        **_all("name", "tool_calls", "refusal", "annotations", "id"),
-        # Of earlier turns: thinking is told to no model again.
-        **_all("reasoning", "reasoning_content", "reasoning_details", "thinking_blocks"),
+#: Where an item of responses stands in the answer that it is of.
+_ITEM = _all("type", "id", "status", "call_id")
+#: Messages by role, items by type. No template is told a `name`: here the role says who speaks.
+_MESSAGE: Mapping[str, Mapping[str, _Fields]] = {
+    "chat": {
+        "assistant": {
+            **_SAID,
+            **_all("name", "tool_calls", "refusal", "annotations", "id"),
+            # Of earlier turns: thinking is told to no model again.
+            **_all("reasoning", "reasoning_content", "reasoning_details", "thinking_blocks"),
+        },
+        "tool": {**_SAID, **_all("name", "tool_call_id")},
     },
-    "tool": {**_SAID, **_all("name", "tool_call_id")},
+    "messages": {},
+    "responses": {
+        "message": {**_SAID, **_ITEM, **_all("phase")},
+        "function_call": {**_ITEM, **_all("name", "arguments")},
+        "function_call_output": {**_ITEM, **_all("output")},
+    },
 }
 
 
@@ -166,9 +176,16 @@ def check_tool(protocol: str, tool: Mapping[str, Any]) -> None:
     _check("tools.", tool, _TOOL[protocol])
 
 
-def check_message(message: Mapping[str, Any]) -> None:
-    """Refuse fields of a chat's message that the model is not told of. As :func:`check_fields`."""
-    _check("messages.", message, _MESSAGE.get(str(message.get("role")), _SAID))
+def check_message(protocol: str, message: Mapping[str, Any], kind: str) -> None:
+    """Refuse fields of a message, or an item, that the model is not told of. As :func:`check_fields`.
+
+    Args:
+        protocol: as there.
+        message: of the request.
+        kind: its role, or the type of an item.
+    """
+    within = "input." if protocol == "responses" else "messages."
+    _check(within, message, _MESSAGE[protocol].get(kind, _SAID))
 
 
 def _check(within: str, given: Mapping[str, Any], fields: _Fields) -> None:

@@ -226,6 +226,34 @@ def test_what_of_a_message_no_template_is_told_is_refused(message: Any, named: s
         asked("chat", messages=[USER, message, USER])
 
 
+@pytest.mark.parametrize(
+    ("protocol", "turn"),
+    [
+        ("messages", {"role": "assistant", "content": "x", "tool_calls": [{"function": CALL}]}),
+        ("messages", {"role": "user", "content": "x", "name": "Bob"}),
+        ("responses", {"role": "user", "content": "x", "name": "Bob"}),
+        ("responses", {"type": "function_call", "call_id": "c", **CALL, "namespace": "n"}),
+        ("responses", {"type": "function_call_output", "call_id": "c", "output": "x", "unheard_of": 1}),
+    ],
+)
+def test_what_of_a_turn_in_the_other_shapes_is_not_told_is_refused(protocol: str, turn: Any) -> None:
+    within = "input" if protocol == "responses" else "messages"
+    with pytest.raises(Refused, match=rf"does not do {within}\.{list(turn)[-1]}"):
+        asked(protocol, **{within: [USER, turn, USER]})
+
+
+def test_items_pass_as_an_answer_had_them() -> None:
+    text = {"type": "output_text", "text": "Hm.", "annotations": [], "logprobs": []}
+    place = {"id": "i", "status": "completed"}
+    items = [
+        USER,
+        {**place, "type": "message", "role": "assistant", "phase": "commentary", "content": [text]},
+        {**place, "type": "function_call", "call_id": "c", **CALL, "caller": None, "namespace": None},
+        {**place, "type": "function_call_output", "call_id": "c", "output": "x"},
+    ]
+    assert len(asked("responses", input=items).messages) == 4
+
+
 def test_a_message_as_the_sdks_and_agents_repeat_it_passes() -> None:
     said: dict[str, Any] = {
         "role": "assistant",
