@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias, TypeVar
 
+from lix_cache.admin.differing import Difference, Source, renewed
 from lix_cache.admin.infos import told_of
 from lix_cache.admin.progress import OnProgress, silent
 from lix_cache.admin.results import Copied
 from lix_cache.archive.archive import ConversationArchive
 from lix_cache.archive.cold_tier import ColdTier
-from lix_cache.archive.doubts import is_repeat
+from lix_cache.archive.doubts import id_before, is_gone, is_repeat
 from lix_cache.archive.expiry import Now
 from lix_cache.archive.facts import Extent, Marks
 from lix_cache.archive.objects.layout import shard_of
@@ -129,49 +130,6 @@ def _groups(sizes: Mapping[str, int]) -> Iterator[tuple[int, list[str]]]:
         yield done, group
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What the source has of a session."""
-
-    marks: Marks
-    turns: Sequence[Turn]
-
-
-@dataclass(frozen=True)
-class _Difference:
-    """What is to be done for a session that the target has.
-
-    Attributes:
-        is_deleted: the source remembers only that it was deleted.
-        is_expired: what the target has went to the trash of the source.
-        outdated: turns that the source no longer has.
-        fresh: turns that the target does not have, or has under other ids.
-        again: those of them that may take the place of a message that was sent again by its key.
-        marks: what is to be remembered.
-    """
-
-    source: _Source
-    is_deleted: bool = False
-    is_expired: bool = False
-    outdated: Sequence[Turn] = ()
-    fresh: Sequence[Turn] = ()
-    again: Sequence[Turn] = ()
-    marks: Marks = field(default_factory=Marks)
-
-    def __bool__(self) -> bool:
-        return self.takes_away or bool(self.fresh) or self.marks != Marks()
-
-    @property
-    def takes_away(self) -> bool:
-        """Whether a message goes, or another comes in its place."""
-        return self.is_deleted or self.is_expired or bool(self.outdated)
-
-    @property
-    def only_adds(self) -> bool:
-        """Whether it can be done beside others that append."""
-        return bool(self) and not self.takes_away and not self.again
-
-
 class _Copying:
     """One run.
 
@@ -210,7 +168,7 @@ class _Copying:
         # Those that the target turned out to have after all are compared like the others.
         compared = [name for name in group if name in self._there] + rest
         found = self._worked([partial(self._difference, name) for name in compared], compared)
-        more = {name: _Source(todo.marks, todo.fresh) for name, todo in found.items() if todo.only_adds}
+        more = {name: Source(todo.marks, todo.fresh) for name, todo in found.items() if todo.only_adds}
         taken_for_known = set(self._add(more))
         for name, todo in found.items():
             # Only now: a lease on object storage is two puts.
@@ -237,7 +195,7 @@ class _Copying:
 
     # -- what is only added ------------------------------------------------------------------------
 
-    def _add(self, sources: dict[str, _Source]) -> list[str]:
+    def _add(self, sources: dict[str, Source]) -> list[str]:
         """Add to sessions, many at a time. Returns those of which something is left to do."""
         rest: list[str] = []
         with ExitStack() as leases:
@@ -253,12 +211,12 @@ class _Copying:
                     rest.append(name)
             return rest + self._add_locked(sources)
 
-    def _read(self, session_id: str) -> _Source:
+    def _read(self, session_id: str) -> Source:
         # The marks first: what is taken out after that is met by the next copy.
         marks = self._old.marks(session_id)
-        return _Source(marks, self._old.turns(session_id))
+        return Source(marks, self._old.turns(session_id))
 
-    def _add_locked(self, sources: Mapping[str, _Source]) -> list[str]:
+    def _add_locked(self, sources: Mapping[str, Source]) -> list[str]:
         batch = {name: source.turns for name, source in sources.items() if source.turns}
         counts = self._new.append_many_locked(batch)
         # The marks behind the messages: until they are there the copy is not done, and is repeated.
@@ -287,29 +245,41 @@ class _Copying:
 
     # -- sessions that the target has ----------------------------------------------------------------
 
-    def _difference(self, session_id: str, *, locked: bool = False) -> _Difference:
+    def _difference(self, session_id: str, *, locked: bool = False) -> Difference:
         source = self._read(session_id)
         turns = source.turns
         known = self._new.turns(session_id, locked=locked)
         there = self._new.marks(session_id, locked=locked)
         signs = {sign_of(turn) for turn in turns}
-        extra = [turn for turn in known if sign_of(turn) not in signs]
+        # By the id as well: of a message that was let go of and sent again by its key the old copy goes.
+        exact = {(sign_of(turn), turn.id) for turn in turns}
+        strange = [turn for turn in known if (sign_of(turn), turn.id) not in exact]
+        said = source.marks.said
+        unsaid = [one for sign, one in there.said.items() if said.get(sign) != one]
         # What is gone is remembered where the session is, or by the note of its deletion.
-        extent = self._old.look(session_id) if extra or not turns else Extent()
-        gone = {sign for sign, its_id in extent.contested.items() if its_id == ZERO_ID}
-        outdated = [turn for turn in extra if sign_of(turn) in gone or turn.id <= extent.deleted]
+        extent = self._old.look(session_id) if strange or unsaid or not turns else Extent()
+        gone = {sign for sign, its_id in extent.contested.items() if its_id == ZERO_ID} - signs
+        outdated = [turn for turn in strange if turn.id <= extent.deleted or sign_of(turn) in gone]
+        left = {turn.id for turn in strange} - {turn.id for turn in outdated}
+        taken_out = {sign for sign, one in said.items() if is_gone(one)}
         is_forgotten = not turns and extent.forgotten != ZERO_ID and (bool(outdated) or not known)
         is_there = is_forgotten and not self._old.exists(session_id) and self._new.exists(session_id)
         beyond = there.lacking(source.marks)
         ids = {sign_of(turn): turn.id for turn in known}
-        repeats = {sign for sign, said in there.said.items() if is_repeat(said)}
-        return _Difference(
+        repeats = {sign for sign, one in there.said.items() if is_repeat(one)}
+        return Difference(
             source,
             is_deleted=is_there,
             # What began anew has neither the messages nor the marks of what is in the trash.
             is_expired=session_id in self._expired
-            and (len(extra) > len(outdated) or replace(beyond, pending=False) != Marks()),
+            and (
+                any(turn.id in left and turn.nonce not in repeats for turn in strange)
+                or replace(beyond, pending=False) != Marks()
+            ),
             outdated=outdated,
+            is_renewed=any(turn.id <= extent.deleted and sign_of(turn) not in taken_out for turn in outdated)
+            or any(id_before(one) <= extent.forgotten for one in unsaid),
+            kept=[turn for turn in strange if turn.id in left and sign_of(turn) not in signs],
             fresh=[turn for turn in turns if ids.get(sign_of(turn)) != turn.id],
             again=[turn for turn in turns if turn.nonce in repeats],
             marks=source.marks.lacking(there),
@@ -327,7 +297,7 @@ class _Copying:
         except ArchiveError as error:
             self.failed[session_id] = error
 
-    def _changed(self, session_id: str, todo: _Difference) -> int:
+    def _changed(self, session_id: str, todo: Difference) -> int:
         """Do what is to be done; return how many messages were new."""
         new = self._new
         if todo.is_expired:
@@ -340,6 +310,9 @@ class _Copying:
             gone = [nonce for nonce, its_id in extent.contested.items() if its_id == ZERO_ID]
             new.delete_locked(session_id, extent.forgotten, gone)
             return 0
+        if todo.is_renewed:
+            self._renew(session_id, todo)
+            return len(todo.fresh)
         _take_out(new, session_id, todo.outdated, todo.source.turns)
         if todo.again:
             # As a window would: the first copy takes the place of the one that was sent again.
@@ -349,6 +322,17 @@ class _Copying:
         for error in failed.values():
             raise error
         return count
+
+    def _renew(self, session_id: str, todo: Difference) -> None:
+        """Make the session what the source has, and what the target alone has.
+
+        In one change. To take out what was let go of, and then to append, would refuse messages that came
+        again: what is taken out is known as gone. To delete the session first would lose to a crash what
+        the target alone has. The note of the deletion follows at the end of the run: if that is stopped, the
+        next one brings it.
+        """
+        forgotten, there = self._old.look(session_id).forgotten, self._new.marks(session_id, locked=True)
+        self._new.renew_locked(session_id, *renewed(todo, there, forgotten))
 
 
 def _take_out(new: ColdTier, session_id: str, outdated: Sequence[Turn], turns: Sequence[Turn]) -> None:

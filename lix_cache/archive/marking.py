@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
-from lix_cache.archive import encoding
+from lix_cache.archive import encoding, reading
 from lix_cache.archive.changing import ArchiveChanger
 from lix_cache.archive.facts import Marks
+from lix_cache.archive.header import FileHeader
 from lix_cache.archive.lease import taken
+from lix_cache.archive.restoring import whole_file
 from lix_cache.archive.tombstones import Deletion
 from lix_cache.errors import ArchiveBusy, LixCacheError
-from lix_cache.messages.turn import ZERO_ID
+from lix_cache.messages.turn import ZERO_ID, Turn
 
 __all__ = ["ArchiveMarker"]
 
@@ -39,6 +42,21 @@ class ArchiveMarker(ArchiveChanger):
         if lacking.cleared != ZERO_ID:
             # A frame of its own, behind the other: after a crash between the two it is still lacking.
             self._clear_locked(session_id, lacking.cleared)
+
+    def renew_locked(self, session_id: str, turns: Sequence[Turn], marks: Marks) -> None:
+        """Put turns under their own ids, and marks, in the place of all there are. See ColdTier."""
+        if marks.pending:
+            self.mark_pending_locked(session_id)
+        path = self._ready_path_locked(session_id)
+        before, size = self._writable_tail_locked(path, session_id)
+        now_ms = int(self._clock.time() * 1000)
+        header = reading.read_header(self._files, path) if size else None
+        header = header or FileHeader(now_ms / 1000, session_id)
+        last = replace(before, cleared=marks.cleared, changes=before.changes + 1, dropped=marks.dropped)
+        # Another name until all of it is on disk: a crash leaves the old file or the new one.
+        self._replace_file(path, whole_file(header, turns, now_ms, self._codec.patient(), marks.said, last))
+        self._count("changes")
+        self.changes.note(session_id)
 
     def deletions(self) -> Iterator[tuple[str, Deletion]]:
         """Yield what is remembered of deletions, by the names of the notes."""

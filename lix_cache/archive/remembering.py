@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from lix_cache.archive.facts import Marks
     from lix_cache.archive.tombstones import Deletion
     from lix_cache.errors import LixCacheError
-    from lix_cache.messages.turn import MessageId
+    from lix_cache.messages.turn import MessageId, Turn
 
 __all__ = ["Remembering"]
 
@@ -52,6 +52,18 @@ class Remembering(Protocol):
 
         Returns:
             Why it failed, of those of which it did. Each session by itself.
+        """
+
+    def renew_locked(self, session_id: str, turns: Sequence[Turn], marks: Marks) -> None:
+        """Put turns and marks in the place of all there are, in one change. Durable on return.
+
+        As if the session had begun anew: what was there is not remembered as taken out, so a message of it
+        may be there again under another id. Notes of deletions, the trash and the mark of an outage stay.
+
+        Args:
+            session_id: the session.
+            turns: sorted by id, each under its own, no id twice; none that the marks say is gone.
+            marks: all that is remembered from now on.
         """
 
     # -- deletions ----------------------------------------------------------------------------

@@ -12,10 +12,14 @@ from lix_cache.archive.identity import Known, newcomers
 from lix_cache.messages.turn import ZERO_ID
 
 if TYPE_CHECKING:
-    from lix_cache.archive.codecs import Packer
-    from lix_cache.archive.reading import Contents
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["restored"]
+    from lix_cache.archive.codecs import Packer
+    from lix_cache.archive.index import FrameIndex
+    from lix_cache.archive.reading import Contents
+    from lix_cache.messages.turn import MessageId, Turn
+
+__all__ = ["restored", "whole_file"]
 
 
 def restored(session_id: str, old: Contents, new: Contents | None, codec: Packer) -> bytes:
@@ -41,18 +45,41 @@ def restored(session_id: str, old: Contents, new: Contents | None, codec: Packer
     moved = {sign: said for sign, said in doubts.items() if sign not in contested and said in known.turns}
     gone = {nonce: said for found in both for nonce, said in found.doubts.items() if is_gone(said)}
     contested = {**gone, **moved, **contested, **repeats}
-    whole = encoding.encode_file(header, turns, updated_ms, codec, contested=contested)
-    cleared = max(found.index.cleared for found in both)
-    changes = sum(found.index.changes for found in both)
-    dropped = max(found.index.dropped for found in both)
+    last = replace(
+        max((found.index for found in both), key=lambda index: index.newest),
+        cleared=max(found.index.cleared for found in both),
+        changes=sum(found.index.changes for found in both),
+        dropped=max(found.index.dropped for found in both),
+    )
+    if turns and last.dropped >= turns[0].id:
+        # A window may hold again what is taken back.
+        last = replace(last, dropped=ZERO_ID)
+    return whole_file(header, turns, updated_ms, codec, contested, last)
+
+
+def whole_file(
+    header: header_flow.FileHeader,
+    turns: Sequence[Turn],
+    updated_ms: int,
+    codec: Packer,
+    doubts: Mapping[bytes, MessageId],
+    last: FrameIndex,
+) -> bytes:
+    """Return a whole file, with all that is remembered of its session.
+
+    Args:
+        header: whose file it is.
+        turns: sorted by id, no id twice; may be none.
+        updated_ms: Unix milliseconds of the last append.
+        codec: for the frames.
+        doubts: signs and ids, as they stand in the chain.
+        last: says what was cleared and dropped, how often it was changed: at least once if it has no turns.
+    """
+    whole = encoding.encode_file(header, turns, updated_ms, codec, contested=doubts)
     if not turns:
         # All were taken out: its revision, and what must not come back, are still known.
-        last = max((found.index for found in both), key=lambda index: index.newest)
-        last = replace(last, cleared=cleared, changes=changes, dropped=dropped)
-        return whole + encoding.encode_emptied(last, updated_ms, codec, contested, len(whole))
-    if cleared != ZERO_ID or changes:
-        # A window may hold again what is taken back.
-        dropped = dropped if dropped < turns[0].id else ZERO_ID
-        last = replace(encoding.index_of(whole), changes=changes, dropped=dropped)
-        whole += encoding.as_whole(encoding.encode_mark(last, updated_ms, cleared))
+        return whole + encoding.encode_emptied(last, updated_ms, codec, doubts, len(whole))
+    if last.cleared != ZERO_ID or last.changes:
+        end = replace(encoding.index_of(whole), changes=last.changes, dropped=last.dropped)
+        whole += encoding.as_whole(encoding.encode_mark(end, updated_ms, last.cleared))
     return whole

@@ -578,6 +578,33 @@ class ColdTierContract:
         assert said(make().recent("cleared", 9, in_context=True)) == ["message 4"]
 
     @pytest.mark.promise("no-loss")
+    @pytest.mark.parametrize("is_emptied", [False, True])
+    def test_a_session_that_is_renewed_is_what_was_given(self, make: Make, is_emptied: bool) -> None:
+        one = make()
+        append(one, *(turn(n) for n in range(6)))
+        with holding(one):
+            one.take_out_locked("s", [turn(2)])
+            one.clear_locked("s")
+        before = one.summary("s")
+        # What was there, and what was taken out, comes again under other ids.
+        turns = [] if is_emptied else [turn(11, nonce=1), turn(12, nonce=2), turn(13)]
+        gone = {(5).to_bytes(6, "big"): MessageId(turn(5).id.ms | 1 << 63, 0)}
+        marks = Marks(turn(11).id, turn(10).id, {**gone, (13).to_bytes(6, "big"): turn(13).id}, pending=True)
+        for _ in range(2):
+            with holding(one):
+                one.renew_locked("s", turns, marks)
+            two = make()
+            assert two.turns("s") == two.recent("s", 9) == turns
+            assert said(two.recent("s", 9, in_context=True)) == said(turns)[1:]
+            assert two.marks("s") == marks
+            assert two.summary("s").total == len(turns)
+            assert two.summary("s").changes > before.changes, "the revision tells of it"
+            assert compact(two).is_changed in (False, True)
+        assert append(two, turn(5), turn(7), turn(13), turn(14), from_window=True) == 1 + is_emptied
+        assert said(make().turns("s"))[-1] == "message 14"
+        assert said(make().turns("s"))[: len(turns)] == said(turns)
+
+    @pytest.mark.promise("no-loss")
     def test_a_deletion_that_was_taken_over_keeps_what_comes_late(self, make: Make) -> None:
         one = make()
         # Of a session that is there, and of ones that never were.

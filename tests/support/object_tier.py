@@ -425,6 +425,33 @@ class ObjectTier:
             self._change(session_id, change)
         return {}
 
+    def renew_locked(self, session_id: str, turns: Sequence[Turn], marks: Marks) -> None:
+        if marks.pending:
+            self.mark_pending_locked(session_id)
+        said, nonces = marks.said, {turn.nonce for turn in turns}
+
+        def change(before: _Session | None) -> _Session:
+            now = time.time()
+            old = before or _Session(now, now, now)
+            return _Session(
+                old.created_at,
+                now,
+                now,
+                tuple(turns),
+                marks.cleared,
+                frozenset(one for one in said if one in nonces),
+                frozenset(one for one, its_id in said.items() if is_repeat(its_id)),
+                {s: i for s, i in said.items() if s not in nonces and not is_gone(i)},
+                gone={s: id_before(i) for s, i in said.items() if is_gone(i)},
+                changes=old.changes + 1,
+                dropped=marks.dropped,
+                largest=old.newest,
+                changed_at=now,
+                inherited=dict(said),
+            )
+
+        self._change(session_id, change)
+
     def deletions(self) -> Iterator[tuple[str, Deletion]]:
         for name in self.bucket.names("deleted"):
             yield name[1], self.bucket.get(*name)[1]

@@ -15,6 +15,7 @@ from lix_cache.archive.objects.records import DELETED, Record, State
 from lix_cache.archive.objects.shard import SIDE_BY_SIDE, Commit, Shard
 from lix_cache.archive.tombstones import Deletion, note_name
 from lix_cache.errors import LixCacheError
+from lix_cache.messages.turn import Turn
 from lix_cache.storage.parallel import side_by_side
 
 __all__ = ["ObjectMarker"]
@@ -93,6 +94,27 @@ class ObjectMarker(ObjectBundler):
                 gone={**state.gone, **gone},
             )
         return replace(state, pending=state.pending or lacking.pending)
+
+    def renew_locked(self, session_id: str, turns: Sequence[Turn], marks: Marks) -> None:
+        """Put turns under their own ids, and marks, in the place of all there are. See ColdTier."""
+
+        def change(state: State, made: Commit) -> State:
+            now_ms = self._now_ms()
+            return replace(
+                self._begun(state, now_ms),
+                parts=self._whole(made, turns, now_ms),
+                hidden=0,
+                changes=state.changes + 1,
+                changed_ms=now_ms,
+                cleared=marks.cleared,
+                dropped=marks.dropped,
+                largest=state.newest,
+                doubts={sign: one for sign, one in marks.said.items() if not is_gone(one)},
+                gone={sign: id_before(one) for sign, one in marks.said.items() if is_gone(one)},
+                pending=state.pending or marks.pending,
+            )
+
+        self.counters["changes"] += self._change(session_id, change)
 
     # -- deletions ------------------------------------------------------------------------------
 
