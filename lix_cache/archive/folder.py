@@ -15,7 +15,7 @@ from lix_cache._log import logger
 from lix_cache.archive import index, legacy, reading
 from lix_cache.archive.changes import changes_of
 from lix_cache.archive.codecs import packer
-from lix_cache.archive.lease import pauses, taken
+from lix_cache.archive.lease import let_go_of_ended, pauses, taken
 from lix_cache.archive.names import SUFFIX, file_stem, is_encoded, plain_stem, stripe_of
 from lix_cache.archive.tombstones import FOLDER as DELETED
 from lix_cache.archive.tombstones import Tombstones
@@ -91,6 +91,7 @@ class ArchiveFolder:
     def try_lock(self, session_id: str, *, to_append: bool = False) -> FileLock | None:
         """Take the session's lock now, or return None if it is held."""
         del to_append  # a file's end has room for one writer
+        let_go_of_ended()
         return self._try_stripe(f"{stripe_of(session_id):03x}")
 
     def _try_stripe(self, number: str) -> FileLock | None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from lix_cache.clock import Clock
 
-__all__ = ["Lease", "pauses", "taken"]
+__all__ = ["Holder", "Lease", "holders", "let_go_of_ended", "pauses", "taken"]
 
 T = TypeVar("T")
 
@@ -31,6 +31,27 @@ class Lease(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Holder(Protocol):
+    """Who has leases and may end unheard: a flow ends with its event loop."""
+
+    def has_ended(self) -> bool:
+        """Whether it will never use its leases again, but for what a thread still does with them."""
+
+    def let_go(self) -> None:
+        """Let its leases go, or see to it that its thread does at its end."""
+
+
+#: Those of this process that have leases now.
+holders: set[Holder] = set()
+
+
+def let_go_of_ended() -> None:
+    """Let go of the leases of all that have ended. Done before any lease is tried for."""
+    for holder in list(holders):
+        if holder.has_ended():
+            holder.let_go()
 
 
 def pauses(first: float, longest: float, limit: float) -> Iterator[float]:

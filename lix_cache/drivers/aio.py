@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import weakref
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
 
+from lix_cache.archive.lease import holders
 from lix_cache.drivers.commands import (
     as_answer,
     checked,
@@ -32,12 +35,13 @@ from lix_cache.effects import (
     RedisCall,
     Sleep,
 )
-from lix_cache.hot.clients import async_pool_for, lazy_async_client
+from lix_cache.hot.clients import async_pool_for, forget_closed_loops, lazy_async_client
 from lix_cache.hot.scripts import Command, ScriptCall
 from lix_cache.hot.trouble import raise_translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
+    from concurrent.futures import Future
 
     import redis
     import redis.asyncio
@@ -102,18 +106,21 @@ class AsyncDriver:
 
     async def __call__(self, flow: Flow[T]) -> T:
         """Run a flow to its end and return its result."""
-        locks: list[_LoopLock] = []
+        hands: _Hands | None = None
         step: Callable[[Any], Effect] = flow.send
         result: Any = None
         try:
             while True:
                 effect = step(result)
                 try:
-                    await _let_go([lock for lock in locks if not lock.is_wanted])
-                    result = await self._perform(effect)
-                    if type(effect) is LockCall and result is not None:
-                        locks = [lock for lock in locks if lock.held]
-                        locks.append(result)
+                    if hands is not None:
+                        await hands.put_down()
+                    elif type(effect) is LockCall:
+                        hands = _Hands()
+                    if hands is not None and isinstance(effect, DiskCall):
+                        result = await hands.perform(effect)
+                    else:
+                        result = await self._perform(effect)
                     step = flow.send
                 except BaseException as error:  # noqa: BLE001 - the flow decides what to do with it
                     step, result = flow.throw, error
@@ -122,19 +129,18 @@ class AsyncDriver:
             return value
         except GeneratorExit:
             # The loop has ended, and nothing can be waited for.
-            for lock in locks:
-                lock.let_go()
+            if hands is not None:
+                hands.end()
             raise
         finally:
             result = None
             try:
                 flow.close()
             finally:
-                await _let_go(locks)
+                if hands is not None:
+                    await hands.put_down(all_of_them=True)
 
     async def _perform(self, effect: Effect) -> Any:
-        if type(effect) is LockCall:
-            return await _take(effect)
         if isinstance(effect, DiskCall):
             return await in_disk_thread(effect.call, may_wait_for_lock=effect.waits)
         if isinstance(effect, Sleep):
@@ -262,30 +268,85 @@ class _LoopLock:
             held.release()
 
 
-async def _take(effect: LockCall) -> _LoopLock | None:
-    taken: list[_LoopLock] = []
+class _Hands:
+    """What a flow on a loop holds: its locks, which a thread may be at work under.
 
-    def take() -> None:
-        lock = effect.call()
-        if lock is not None:
-            taken.append(_LoopLock(lock))
+    A flow ends with its loop, whether it hears of that or not: a task that something refers to is never
+    closed. So whoever tries for a lock looks here first, and lets go of what the flows of closed loops
+    hold. See :class:`~lix_cache.archive.lease.Holder`.
+    """
 
-    try:
-        await in_disk_thread(take, may_wait_for_lock=effect.waits)
-    except asyncio.CancelledError:
-        # The thread has ended, and the flow never hears of the lock that it took. It is not left
-        # to die with its last reference: a task that is kept keeps all that its error refers to.
-        await _let_go(taken)
-        raise
-    return taken[0] if taken else None
+    def __init__(self) -> None:
+        self._loop = weakref.ref(asyncio.get_running_loop())
+        self._pid = os.getpid()
+        self._locks: list[_LoopLock] = []
+        self._work: Future[Any] | None = None
+        holders.add(self)
 
+    async def perform(self, effect: DiskCall) -> Any:
+        if type(effect) is LockCall:
+            return await self._take(effect)
+        return await self._in_thread(effect.call, effect.waits)
 
-async def _let_go(locks: Sequence[_LoopLock]) -> None:
-    held = [lock for lock in locks if lock.held is not None]
+    async def _in_thread(self, call: Callable[[], T], waits: bool = False) -> T:
+        return await in_disk_thread(call, may_wait_for_lock=waits, at_work=self._begin)
 
-    def let_go() -> None:
-        for lock in held:
-            lock.let_go()
+    def _begin(self, work: Future[Any]) -> None:
+        self._work = work
 
-    if held:
-        await in_disk_thread(let_go)
+    async def _take(self, effect: LockCall) -> _LoopLock | None:
+        taken: list[_LoopLock] = []
+
+        def take() -> None:
+            lock = effect.call()
+            if lock is not None:
+                taken.append(_LoopLock(lock))
+                # Here, as the flow may have ended.
+                self._locks.append(taken[0])
+
+        try:
+            await self._in_thread(take, effect.waits)
+        except asyncio.CancelledError:
+            # The thread has ended, and the flow never hears of the lock that it took. It is not left
+            # to die with its last reference: a task that is kept keeps all that its error refers to.
+            for lock in taken:
+                lock.release()
+            await self.put_down()
+            raise
+        return taken[0] if taken else None
+
+    async def put_down(self, *, all_of_them: bool = False) -> None:
+        """Let go, in a thread, of the locks that the flow no longer wants; of all, at its end."""
+        unwanted = [lock for lock in self._locks if all_of_them or not lock.is_wanted]
+
+        def let_go() -> None:
+            for lock in unwanted:
+                lock.let_go()
+
+        try:
+            if unwanted:
+                await self._in_thread(let_go)
+                self._locks = [lock for lock in self._locks if lock.held]
+        finally:
+            if all_of_them:
+                holders.discard(self)
+
+    def has_ended(self) -> bool:
+        loop = self._loop()
+        return loop is None or loop.is_closed()
+
+    def let_go(self) -> None:
+        self.end()
+        forget_closed_loops()
+
+    def end(self) -> None:
+        """Let all go without waiting: now, or when the thread at work under the locks has ended."""
+        holders.discard(self)
+        if self._pid == os.getpid() and self._work is not None:
+            self._work.add_done_callback(self._let_all_go)
+
+    def _let_all_go(self, _: Future[Any]) -> None:
+        # Several threads may come here at once: each lock is let go by one of them.
+        with contextlib.suppress(IndexError):
+            while True:
+                self._locks.pop().let_go()

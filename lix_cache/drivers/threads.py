@@ -128,7 +128,12 @@ async def in_daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwar
     return future.result()
 
 
-async def in_disk_thread(call: Callable[[], T], *, may_wait_for_lock: bool = False) -> T:
+async def in_disk_thread(
+    call: Callable[[], T],
+    *,
+    may_wait_for_lock: bool = False,
+    at_work: Callable[[Future[Any]], None] | None = None,
+) -> T:
     """Run a call in a disk thread. If cancelled, wait for its end first.
 
     A write that goes on after its flow was told to stop could meet the next one.
@@ -137,9 +142,13 @@ async def in_disk_thread(call: Callable[[], T], *, may_wait_for_lock: bool = Fal
         call: takes nothing.
         may_wait_for_lock: use other threads, so that calls waiting for a session's lock
             cannot use up those that its holder needs to go on.
+        at_work: is told of the thread's end to come, which this hears of only while its loop runs.
     """
     executor = _disk_executor("lock" if may_wait_for_lock else "disk")
-    future = asyncio.get_running_loop().run_in_executor(executor, without_stop_iteration, call)
+    work = executor.submit(without_stop_iteration, call)
+    if at_work is not None:
+        at_work(work)
+    future = asyncio.wrap_future(work)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -26,6 +26,7 @@ __all__ = [
     "close_async_redis_clients",
     "create_async_redis_client",
     "create_redis_client",
+    "forget_closed_loops",
     "lazy_async_client",
     "lazy_client",
     "pool_for",
@@ -134,16 +135,25 @@ def lazy_client(endpoint: Endpoint) -> redis.Redis:
     return redis.Redis(connection_pool=pool_for(endpoint))
 
 
+def forget_closed_loops() -> None:
+    """Drop the pools of event loops that are closed.
+
+    A pool's connections refer to their loop, so the weak key alone would keep both for ever in a
+    program that calls asyncio.run() again and again.
+    """
+    with _pools_lock:
+        closed = [_async_pools.pop(loop) for loop in list(_async_pools) if loop.is_closed()]
+    # Without the lock: tasks may end with their connections.
+    closed.clear()
+
+
 def async_pool_for(endpoint: Endpoint) -> AsyncPool:
     """Return the running loop's pool of a server; nothing is sent until it is used."""
     import asyncio
 
     loop = asyncio.get_running_loop()
+    forget_closed_loops()
     with _pools_lock:
-        # A pool's connections refer to their loop, so the weak key alone would keep
-        # both for ever in a program that calls asyncio.run() again and again.
-        for closed in [other for other in _async_pools if other.is_closed()]:
-            del _async_pools[closed]
         pools = _async_pools.setdefault(loop, {})
         pool = pools.get(endpoint)
         if pool is None:

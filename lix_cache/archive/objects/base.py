@@ -11,7 +11,7 @@ from typing import TypeVar
 from lix_cache.archive import index
 from lix_cache.archive.changes import changes_of
 from lix_cache.archive.codecs import packer
-from lix_cache.archive.lease import pauses, taken
+from lix_cache.archive.lease import let_go_of_ended, pauses, taken
 from lix_cache.archive.objects import layout
 from lix_cache.archive.objects.frame_cache import FrameCache
 from lix_cache.archive.objects.inherited import Inherited, inherited_by
@@ -178,6 +178,7 @@ class ObjectBase:
 
     def try_lock(self, session_id: str, *, to_append: bool = False) -> ObjectLease | None:
         """Take the session's lease now; None if another has it. See ColdTier."""
+        let_go_of_ended()
         token = b"" if to_append else os.urandom(16)
         lease = ObjectLease(self._held, session_id, token, self._forget_lease, self._let_go)
         if not self._held.take(session_id, lease):
