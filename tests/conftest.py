@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tests.support.provider import Provider, RunningGateway
 
 
-@pytest.hookimpl(tryfirst=True)  # before any are left out: which case is which is counted
 def pytest_configure() -> None:
     guard_forks()
     if "CI" not in os.environ:  # there Hypothesis loads a profile of its own
@@ -35,12 +34,20 @@ def pytest_configure() -> None:
         settings.load_profile("without deadlines")
 
 
+@pytest.hookimpl(tryfirst=True)  # before any are left out: which case is which is counted
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let ``-k no-loss`` choose the tests of a promise by its name; mark what a sample leaves out."""
     mark_the_rest(items)
     for item in items:
         for marker in item.iter_markers("promise"):
             item.extra_keyword_matches.update(marker.args)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    cache = getattr(session.config, "cache", None)
+    if cache is not None and not hasattr(session.config, "workerinput"):
+        # For .ci/run: make hides it, and after an internal error not every test was run.
+        cache.set("lix_cache/exit_code", int(exitstatus))
 
 
 @pytest.fixture(scope="session")

@@ -91,10 +91,10 @@ class ArchiveFolder:
     def try_lock(self, session_id: str, *, to_append: bool = False) -> FileLock | None:
         """Take the session's lock now, or return None if it is held."""
         del to_append  # a file's end has room for one writer
-        let_go_of_ended()
         return self._try_stripe(f"{stripe_of(session_id):03x}")
 
     def _try_stripe(self, number: str) -> FileLock | None:
+        let_go_of_ended()
         self._make_folders()
         path = self._in_folder(LOCKS, number)
         try:

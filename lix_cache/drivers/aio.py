@@ -281,6 +281,7 @@ class _Hands:
         self._pid = os.getpid()
         self._locks: list[_LoopLock] = []
         self._work: Future[Any] | None = None
+        self._is_over = False
         holders.add(self)
 
     async def perform(self, effect: DiskCall) -> Any:
@@ -293,6 +294,12 @@ class _Hands:
 
     def _begin(self, work: Future[Any]) -> None:
         self._work = work
+        work.add_done_callback(self._done)
+
+    def _done(self, work: Future[Any]) -> None:
+        # It refers to the loop, which would stay for as long as we are among the holders.
+        if self._work is work:
+            self._work = None
 
     async def _take(self, effect: LockCall) -> _LoopLock | None:
         taken: list[_LoopLock] = []
@@ -317,6 +324,8 @@ class _Hands:
 
     async def put_down(self, *, all_of_them: bool = False) -> None:
         """Let go, in a thread, of the locks that the flow no longer wants; of all, at its end."""
+        if self._is_over:
+            return  # a thread may be at work under them, and lets them go
         unwanted = [lock for lock in self._locks if all_of_them or not lock.is_wanted]
 
         def let_go() -> None:
@@ -340,12 +349,21 @@ class _Hands:
         forget_closed_loops()
 
     def end(self) -> None:
-        """Let all go without waiting: now, or when the thread at work under the locks has ended."""
-        holders.discard(self)
-        if self._pid == os.getpid() and self._work is not None:
-            self._work.add_done_callback(self._let_all_go)
+        """Let all go without waiting: now, or when the thread at work under the locks has ended.
 
-    def _let_all_go(self, _: Future[Any]) -> None:
+        In a forked child nothing: they are its parent's.
+        """
+        holders.discard(self)
+        self._is_over = True
+        if self._pid != os.getpid():
+            return
+        work = self._work
+        if work is None:
+            self._let_all_go()
+        else:
+            work.add_done_callback(self._let_all_go)
+
+    def _let_all_go(self, _: Future[Any] | None = None) -> None:
         # Several threads may come here at once: each lock is let go by one of them.
         with contextlib.suppress(IndexError):
             while True:

@@ -144,11 +144,12 @@ async def in_disk_thread(
             cannot use up those that its holder needs to go on.
         at_work: is told of the thread's end to come, which this hears of only while its loop runs.
     """
+    loop = asyncio.get_running_loop()  # first: without one nothing is begun
     executor = _disk_executor("lock" if may_wait_for_lock else "disk")
     work = executor.submit(without_stop_iteration, call)
     if at_work is not None:
         at_work(work)
-    future = asyncio.wrap_future(work)
+    future = asyncio.wrap_future(work, loop=loop)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -113,8 +113,8 @@ _OF_THIS_MACHINE = re.compile(
 #: What this machine and its networks call it: no other site can point an address, a name without a dot or one
 #: that is kept for local use at this machine.
 _LOCAL_HOSTS = re.compile(
-    r"(?:(?:[\w-]+\.)*(?:localhost|local|internal|home\.arpa)|[\w-]+"
-    r"|\d{1,3}(?:\.\d{1,3}){3}|\[[\da-f:.]+\])\.?(?::\d{1,5})?",
+    r"(?:(?:[\w-]+\.)*(?:localhost|local|lan|internal|home\.arpa|svc)|[\w-]+"
+    r"|\d{1,3}(?:\.\d{1,3}){3}|\[[\da-f:.]+(?:%[\w.-]+)?\])\.?(?::\d{1,5})?",
     re.IGNORECASE | re.ASCII,
 )
 

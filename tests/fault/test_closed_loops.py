@@ -5,17 +5,28 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lix_cache import ArchiveBusy, AsyncHybridConversationCache, CacheConfig, HybridConversationCache
+from lix_cache import (
+    ArchiveBusy,
+    AsyncHybridConversationCache,
+    CacheConfig,
+    ConversationArchive,
+    HybridConversationCache,
+)
+from lix_cache.archive.cold_tier import ColdTier
 from lix_cache.archive.lease import holders
 from lix_cache.drivers import threads
+from lix_cache.drivers.aio import AsyncDriver
+from lix_cache.effects import DiskCall, Effect, Flow, LockCall, Sleep
 from lix_cache.hot import clients
+from lix_cache.hot.endpoint import endpoint_for
 from tests.support.proxy import CountingProxy
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.promise("no-stall"),
@@ -141,3 +152,69 @@ def test_a_loop_that_is_only_stopped_keeps_its_lock(config: CacheConfig, proxy: 
     loop.run_until_complete(task)
     loop.close()
     check_all_is_there(config)
+
+
+def under_a_lock(
+    config: CacheConfig, last: Effect, *before: Effect
+) -> tuple[ColdTier, Coroutine[Any, Any, None]]:
+    """Return an archive, and a flow on a driver that takes a session's lock there and then does something."""
+    store = ConversationArchive(config.archive_place).store
+
+    def flow() -> Flow[None]:
+        lock = yield LockCall(lambda: store.try_lock("s"))
+        try:
+            yield from (*before, last)
+        finally:
+            lock.release()
+
+    return store, AsyncDriver(endpoint_for(config.redis, 0))(flow())
+
+
+def holds(store: ColdTier) -> bool:
+    """Whether the session's lock is held."""
+    lock = store.try_lock("s")
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+def run_until(loop: asyncio.AbstractEventLoop, event: threading.Event) -> None:
+    wait_until(lambda: loop.run_until_complete(asyncio.sleep(0.01)) or event.is_set())
+
+
+def test_a_lock_whose_loop_was_dropped_and_never_closed_ends(config: CacheConfig) -> None:
+    # Nothing is at work under it any more: the flow waits in its loop alone.
+    begun = threading.Event()
+    store, flow = under_a_lock(config, Sleep(1000), DiskCall(begun.set))
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(flow)
+    run_until(loop, begun)
+    loop.run_until_complete(asyncio.sleep(0.1))
+    del task, flow, loop
+    gc.collect()
+    wait_until(lambda: not holds(store))
+    assert not holders
+
+
+def test_a_lock_of_a_flow_that_is_closed_by_hand_ends_with_the_thread_at_work_under_it(
+    config: CacheConfig,
+) -> None:
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        may_end.wait(60)
+        ended.set()
+
+    store, flow = under_a_lock(config, DiskCall(work))
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(flow)
+    run_until(loop, begun)
+    loop.close()
+    flow.close()
+    assert holds(store), "its thread still works"
+    may_end.set()
+    assert ended.wait(60)
+    wait_until(lambda: not holds(store))
+    assert not holders
+    del task

@@ -189,6 +189,10 @@ def test_a_site_whose_name_was_pointed_at_this_machine_reads_nothing(
         "box.local:8640",
         "host.docker.internal:8640",
         "nas.home.arpa",
+        "pi.lan:8640",
+        "gateway.default.svc:8640",
+        "gateway.default.svc.cluster.local",
+        "[fe80::1%25eth0]:8640",
         "app.localhost.",
     ],
 )

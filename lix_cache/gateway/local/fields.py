@@ -197,9 +197,9 @@ def _check(within: str, given: Mapping[str, Any], fields: _Fields) -> None:
 
 
 def _refused(given: Mapping[str, Any], fields: _Fields) -> str:
-    """Return the first field that may not pass, or "". Null asks for nothing."""
+    """Return the first field that may not pass, or "". Null and an empty list ask for nothing."""
     for name, value in given.items():
-        if value is None:
+        if value is None or value == []:
             continue
         allowed = fields.get(name)
         if isinstance(allowed, Mapping) and isinstance(value, Mapping):
