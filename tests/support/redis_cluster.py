@@ -255,6 +255,7 @@ class RedisCluster(_Many):
                 'save ""',
                 "appendonly yes",
                 "protected-mode no",
+                "repl-ping-replica-period 1",
                 place=place,
             )
             for place in (*places, *[Place()] * (count - len(places)))
@@ -302,20 +303,24 @@ class RedisCluster(_Many):
         wait_until(self._is_settled, what="the cluster")
 
     def _is_settled(self) -> bool:
-        views = set()
+        views, replicas, told = set(), 0, set[int]()
         for server in self.running:
             with server.client() as client:
                 client.response_callbacks.clear()
                 if b"cluster_state:ok" not in client.execute_command("CLUSTER INFO"):
                     return False
                 replication = client.execute_command("INFO replication")
-                if b"role:slave" in replication and b"master_link_status:up" not in replication:
-                    return False
+                if b"role:slave" in replication:
+                    replicas += 1
+                    if b"master_link_status:up" not in replication:
+                        return False
                 slots = client.execute_command("CLUSTER SLOTS")
                 views.add(str(sorted((s[0], s[1], s[2][1], sorted(r[1] for r in s[3:])) for s in slots)))
+                told.add(len({r[1] for s in slots for r in s[3:]}))
                 if len({s[2][1] for s in slots}) < self.masters:
                     return False
-        return len(views) == 1
+        # From Redis 7 on a replica is named only when something has come from its master.
+        return len(views) == 1 and min(told) >= replicas
 
     def owner(self, slot: int) -> ServerProcess:
         """Return the server that the others say serves a slot."""
