@@ -283,6 +283,8 @@ class _Copying:
             fresh=[turn for turn in turns if ids.get(sign_of(turn)) != turn.id],
             again=[turn for turn in turns if turn.nonce in repeats],
             marks=source.marks.lacking(there),
+            there=there,
+            extent=extent,
         )
 
     def _bring(self, session_id: str) -> None:
@@ -306,12 +308,15 @@ class _Copying:
             new.expire_locked(session_id, 0.0, now, to_trash=True)
             todo = self._difference(session_id, locked=True)
         if todo.is_deleted:
-            extent = self._old.look(session_id)
-            gone = [nonce for nonce, its_id in extent.contested.items() if its_id == ZERO_ID]
-            new.delete_locked(session_id, extent.forgotten, gone)
+            gone = [nonce for nonce, its_id in todo.extent.contested.items() if its_id == ZERO_ID]
+            new.delete_locked(session_id, todo.extent.forgotten, gone)
             return 0
         if todo.is_renewed:
-            self._renew(session_id, todo)
+            # In one change. To take out what was let go of, and then to append, would refuse messages that
+            # came again: what is taken out is known as gone. To delete the session first would lose to a
+            # crash what the target alone has. The note of the deletion follows at the end of the run: if
+            # that is stopped, the next one brings it.
+            new.renew_locked(session_id, *renewed(todo))
             return len(todo.fresh)
         _take_out(new, session_id, todo.outdated, todo.source.turns)
         if todo.again:
@@ -322,17 +327,6 @@ class _Copying:
         for error in failed.values():
             raise error
         return count
-
-    def _renew(self, session_id: str, todo: Difference) -> None:
-        """Make the session what the source has, and what the target alone has.
-
-        In one change. To take out what was let go of, and then to append, would refuse messages that came
-        again: what is taken out is known as gone. To delete the session first would lose to a crash what
-        the target alone has. The note of the deletion follows at the end of the run: if that is stopped, the
-        next one brings it.
-        """
-        forgotten, there = self._old.look(session_id).forgotten, self._new.marks(session_id, locked=True)
-        self._new.renew_locked(session_id, *renewed(todo, there, forgotten))
 
 
 def _take_out(new: ColdTier, session_id: str, outdated: Sequence[Turn], turns: Sequence[Turn]) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from lix_cache.archive.doubts import id_before, is_gone
-from lix_cache.archive.facts import Marks
+from lix_cache.archive.facts import Extent, Marks
 from lix_cache.archive.identity import Known, newcomers
-from lix_cache.messages.turn import MessageId, Turn, sign_of
+from lix_cache.messages.turn import Turn, sign_of
 
 __all__ = ["Difference", "Source", "renewed"]
 
@@ -35,6 +35,8 @@ class Difference:
         fresh: turns that the target does not have, or has under other ids.
         again: those of them that may take the place of a message that was sent again by its key.
         marks: what is to be remembered.
+        there: what the target remembers.
+        extent: of the source, as far as it had to be looked at.
     """
 
     source: Source
@@ -46,6 +48,8 @@ class Difference:
     fresh: Sequence[Turn] = ()
     again: Sequence[Turn] = ()
     marks: Marks = field(default_factory=Marks)
+    there: Marks = field(default_factory=Marks)
+    extent: Extent = field(default_factory=Extent)
 
     def __bool__(self) -> bool:
         return self.takes_away or bool(self.fresh) or self.marks != Marks()
@@ -61,15 +65,11 @@ class Difference:
         return bool(self) and not self.takes_away and not self.again
 
 
-def renewed(todo: Difference, there: Marks, forgotten: MessageId) -> tuple[list[Turn], Marks]:
-    """Return what a session becomes whose source began anew: what that has, and what the target alone has.
-
-    Args:
-        todo: what differs.
-        there: what the target remembers.
-        forgotten: messages up to here went with the whole session, and what was remembered of them.
-    """
-    beyond = {sign: one for sign, one in there.said.items() if id_before(one) > forgotten}
+def renewed(todo: Difference) -> tuple[list[Turn], Marks]:
+    """Return what a session becomes whose source began anew: what that has, and what the target alone has."""
+    there = todo.there
+    # Of what went with the whole session nothing is remembered either.
+    beyond = {sign: one for sign, one in there.said.items() if id_before(one) > todo.extent.forgotten}
     lacking = todo.source.marks.lacking(replace(there, said=beyond))
     marks = Marks(
         # What was marked before the deletion is below every message since.

@@ -26,10 +26,14 @@ PATHS = pytest.mark.parametrize("path", [CHAT, MESSAGE, RESPONSES])
 STREAM = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 
+def turns_of(path: str) -> str:
+    """Return the field that the turns stand in."""
+    return "input" if path == RESPONSES else "messages"
+
+
 def turn(text: str, path: str, **more: Any) -> dict[str, Any]:
-    field = "input" if path == RESPONSES else "messages"
     limit = "max_output_tokens" if path == RESPONSES else "max_tokens"
-    return {"model": "m-1", field: [{"role": "user", "content": text}], limit: 9, **more}
+    return {"model": "m-1", turns_of(path): [{"role": "user", "content": text}], limit: 9, **more}
 
 
 def kept(gateway: RunningGateway) -> list[dict[str, Any]]:
@@ -55,7 +59,7 @@ def test_a_turn_whose_answer_a_limit_cut_is_a_turn_of_its_session(
         assert answer["role"] == "assistant"
         assert answer["content"].startswith("Scripted answer")
         post(gateway.url, turn("continue", path, stream=stream), path, x_session_id="s")
-        sent = provider.calls[-1].json["input" if path == RESPONSES else "messages"]
+        sent = provider.calls[-1].json[turns_of(path)]
         assert [one["content"] for one in sent] == ["first", answer["content"], "continue"]
         # The cache of answers is no conversation.
         assert post(gateway.url, turn("first", path), path).state == "miss"
@@ -129,7 +133,7 @@ def test_a_turn_that_is_not_kept_for_another_archive_says_so(
     with RunningGateway(provider, elsewhere, sessions=True) as gateway:
         single = turn("one", path, stream=stream)
         whole = turn("two", path, stream=stream)
-        field = "input" if path == RESPONSES else "messages"
+        field = turns_of(path)
         whole[field] = [*single[field], {"role": "assistant", "content": "a"}, *whole[field]]
         for body in (single, whole, whole):  # the last one is a hit
             reply = post(gateway.url, body, path, x_session_id="s")

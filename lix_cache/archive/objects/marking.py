@@ -99,13 +99,8 @@ class ObjectMarker(ObjectBundler):
         """Put turns under their own ids, and marks, in the place of all there are. See ColdTier."""
 
         def change(state: State, made: Commit) -> State:
-            now_ms = self._now_ms()
             return replace(
-                self._begun(state, now_ms),
-                parts=self._whole(made, turns, now_ms),
-                hidden=0,
-                changes=state.changes + 1,
-                changed_ms=now_ms,
+                self._anew(state, made, turns, self._now_ms()),
                 cleared=marks.cleared,
                 dropped=marks.dropped,
                 largest=state.newest,

@@ -348,11 +348,7 @@ class ObjectWriter(ObjectReader):
             # A copy that Redis may still get of one of them is no message any more.
             doubted = {nonce: its_id for nonce, its_id in contested_in(state).items() if its_id != ZERO_ID}
             return replace(
-                self._begun(state, now_ms),
-                parts=self._whole(made, fresh, now_ms),
-                hidden=0,
-                changes=state.changes + 1,
-                changed_ms=now_ms,
+                self._anew(state, made, fresh, now_ms),
                 dropped=newest,
                 largest=newest,
                 doubts={},
@@ -361,6 +357,16 @@ class ObjectWriter(ObjectReader):
 
         self.counters["changes"] += self._change(session_id, change)
         return ids
+
+    def _anew(self, state: State, made: Commit, turns: Sequence[Turn], now_ms: int) -> State:
+        """Return the state of a session that has these turns from now on, and no others."""
+        return replace(
+            self._begun(state, now_ms),
+            parts=self._whole(made, turns, now_ms),
+            hidden=0,
+            changes=state.changes + 1,
+            changed_ms=now_ms,
+        )
 
     def _whole(self, made: Commit, turns: Sequence[Turn], at_ms: int) -> tuple[Part, ...]:
         """Take all turns of a session into a commit, in frames that can be read one by one."""

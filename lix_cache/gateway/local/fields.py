@@ -105,7 +105,6 @@ _NEUTRAL: _Fields = {
     **dict.fromkeys(("background", "echo", "ignore_eos", "logprobs"), _of(False)),
     **dict.fromkeys(("best_of", "n", "repetition_penalty"), _of(1)),
     **dict.fromkeys(("frequency_penalty", "presence_penalty", "min_p", "min_tokens", "top_logprobs"), _of(0)),
-    **dict.fromkeys(("context_management", "functions", "include", "mcp_servers"), _of([])),
     "logit_bias": _of({}),
     "top_k": _of(0, -1),
 }
@@ -131,7 +130,6 @@ _TOOL: Mapping[str, _Fields] = {
         # All tools are told at once, and a call is streamed when it is complete.
         **_all("defer_loading", "eager_input_streaming"),
         "allowed_callers": _of(["direct"]),
-        "input_examples": _of([]),
     },
     "responses": {"type": _of("function"), **_FUNCTION},
 }
