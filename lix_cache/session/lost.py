@@ -47,28 +47,40 @@ def count_lost(session: Session, *, locked: bool, anew: bool = False) -> Flow[No
         anew: over another connection, so that all that was added so far is in doubt.
     """
     store, seen = session.store, session.seen
-    is_first = seen.doubt() if anew else False
-    until, breaker = seen.doubted, store.breaker_of(session.id)
-    if until is None or breaker.is_open:
+    first = seen.doubt() if anew else None
+    if seen.doubted is None or store.breaker_of(session.id).is_open:
         return
-    added = seen.entrusted.take()
-    since = int(store.clock.time() * 1000) - _ASKED_MS
-    asked = {nonce: given for nonce, given in added.items() if since < given.ms and given <= until}
-    lost: set[bytes] | None = None
+    # One thread at a time, so that each message is counted once. What another is looking for stays in doubt
+    # until it has found out: it may have to put that off because of the very lock that this one holds.
+    if not seen.counting.acquire(blocking=False):
+        return
     try:
-        lost = yield from _lost(session, asked, locked=locked, is_first=is_first)
+        yield from _count(session, first, locked=locked)
+    finally:
+        seen.counting.release()
+
+
+def _count(session: Session, first: MessageId | None, *, locked: bool) -> Flow[None]:
+    store, seen = session.store, session.seen
+    until = seen.doubted
+    if until is None:
+        return
+    since = int(store.clock.time() * 1000) - _ASKED_MS
+    asked = {
+        nonce: given for nonce, given in seen.entrusted.all().items() if since < given.ms and given <= until
+    }
+    try:
+        lost = yield from _lost(session, asked, locked=locked, is_first=until is first)
     except LixCacheError as error:
         # It is looked for again, and keeps no message out.
         store.last_error = told(error)
         if isinstance(error, RedisUnavailable) and (error.timed_out or not error.maybe_done):
-            breaker.met(error)  # the use that comes next need not wait for it too
-    finally:
-        seen.entrusted.put_back({nonce: given for nonce, given in added.items() if nonce not in (lost or ())})
+            store.breaker_of(session.id).met(error)  # the use that comes next need not wait for it too
+        return
     if lost is None:
         return
-    if seen.doubted == until:
-        seen.doubted = None
     if lost:
+        seen.entrusted.forget(lost)
         store.count("lost_messages", len(lost))
         logger.warning(
             "Redis has lost {} acknowledged messages of {}, which only a server had that is gone; "
@@ -76,6 +88,10 @@ def count_lost(session: Session, *, locked: bool, anew: bool = False) -> Flow[No
             len(lost),
             named(session.id),
         )
+    # Counted first: where nothing is in doubt, the counters are right. By identity, because another
+    # connection may have put the same messages in doubt meanwhile.
+    if seen.doubted is until:
+        seen.doubted = None
 
 
 def _lost(

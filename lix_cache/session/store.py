@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from struct import Struct
+from threading import Lock
 
 from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
@@ -74,15 +75,17 @@ class Entrusted:
         last = bytes(self._records[-self._RECORD.size :])
         return MessageId(*self._RECORD.unpack(last)[:2]) if last else None
 
-    def take(self) -> dict[bytes, MessageId]:
-        """Return what there is, and forget it: each message is looked for by one thread."""
-        taken = bytes(self._records)
-        del self._records[: len(taken)]
-        return {nonce: MessageId(ms, seq) for ms, seq, nonce in self._RECORD.iter_unpack(taken)}
+    def all(self) -> dict[bytes, MessageId]:
+        """Return what there is, by nonce."""
+        records = self._RECORD.iter_unpack(bytes(self._records))
+        return {nonce: MessageId(ms, seq) for ms, seq, nonce in records}
 
-    def put_back(self, messages: Mapping[bytes, MessageId]) -> None:
-        """Note messages again, before those that were added since."""
-        self._records[:0] = b"".join(self._RECORD.pack(*given, nonce) for nonce, given in messages.items())
+    def forget(self, nonces: Container[bytes]) -> None:
+        """Forget these, wherever they stand."""
+        records, size = bytes(self._records), self._RECORD.size
+        each = (records[at : at + size] for at in range(0, len(records), size))
+        # In one step, and in place: what is added meanwhile comes after them.
+        self._records[: len(records)] = b"".join(one for one in each if one[-NONCE_BYTES:] not in nonces)
 
 
 @dataclass
@@ -100,7 +103,8 @@ class Seen:
         unsettled: nonces of adds that were not answered: they may be carried out at any time.
         entrusted: what it added and Redis may lose.
         doubted: Redis may have lost of that what has an id up to here; None where it has not, as far as is
-            known.
+            known. A new object for each doubt.
+        counting: held by the flow that looks for what is in doubt; not waited for.
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
         taken_over: messages of the old package were moved.
@@ -117,6 +121,7 @@ class Seen:
     unsettled: set[bytes] = field(default_factory=set)
     entrusted: Entrusted = field(default_factory=Entrusted)
     doubted: MessageId | None = None
+    counting: Lock = field(default_factory=Lock)
     opened: int = 0
     compared: int = 0
     taken_over: bool = False
@@ -129,12 +134,13 @@ class Seen:
         if message_id > self.expected:
             self.expected = message_id
 
-    def doubt(self) -> bool:
-        """Note that Redis may have lost what was entrusted to it; whether that was not in doubt before."""
+    def doubt(self) -> MessageId | None:
+        """Note that Redis may have lost what was entrusted to it. Returns the doubt where there was none."""
         before, newest = self.doubted, self.entrusted.newest
-        if newest is not None:
-            self.doubted = newest if before is None else max(before, newest)
-        return before is None
+        if newest is None:
+            return None
+        made = self.doubted = MessageId(*(newest if before is None else max(before, newest)))
+        return made if before is None else None
 
     def leave_unsettled(self, nonce: bytes) -> None:
         """Note that an add was not answered. Of thousands that were not, some are forgotten."""

@@ -10,10 +10,14 @@ import pytest
 
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.config import CacheConfig
+from lix_cache.effects import LockCall, RedisBatch, RedisCall
 from lix_cache.errors import ArchiveBusy
+from lix_cache.hot.connections import next_number
 from lix_cache.messages.turn import Turn
 from lix_cache.session import changes, rounds, whole
-from lix_cache.session.reconcile import known_length
+from lix_cache.session.base import look
+from lix_cache.session.lost import count_lost
+from lix_cache.session.reconcile import known_length, reconcile
 from tests.support import RedisServer
 from tests.support.lab import Process
 from tests.support.stores import own_store
@@ -44,6 +48,15 @@ def lost(process: Process) -> int:
     return process.store.counters["lost_messages"]
 
 
+def use(process: Process, how: str) -> None:
+    if how == "add":
+        add(process, "one more")
+    elif how == "stats":
+        process.drive(known_length(process.session))
+    else:
+        process.context() if how == "context" else process.full()
+
+
 @pytest.mark.parametrize("first_use", ["add", "context", "full", "stats", "a daemon, then add"])
 def test_what_only_the_dead_server_had_is_counted(
     config: CacheConfig, server: RedisServer, first_use: str
@@ -59,10 +72,8 @@ def test_what_only_the_dead_server_had_is_counted(
         daemon.drive(rounds.offload_idle(daemon.store, 0))
     if first_use.endswith("add"):
         kept += add(process, "f")
-    elif first_use == "stats":
-        process.drive(known_length(process.session))
     else:
-        process.context() if first_use == "context" else process.full()
+        use(process, first_use)
     assert lost(process) == len(gone)
     # Once, whatever comes after.
     kept += add(process, "g")
@@ -197,29 +208,20 @@ def test_no_lock_is_waited_for_to_count_and_what_was_not_counted_is_at_the_next_
     config: CacheConfig, server: RedisServer, waits: list[str], first_use: str, next_use: str
 ) -> None:
     process, other = Process(config), Process(config)
-
-    def use(how: str) -> None:
-        if how == "add":
-            add(process, "one more")
-        elif how == "stats":
-            process.drive(known_length(process.session))
-        else:
-            process.context() if how == "context" else process.full()
-
     add(process, "kept")
     server.save()
     gone = add(process, "a", "b", "c")
     server.go_back()
     lock = other.archive.try_lock("s")
     assert lock is not None
-    use(first_use)
+    use(process, first_use)
     # An add and a context find that the window ends too early, and would bring both tiers together.
     assert len(waits) == (1 if first_use in ("add", "context") else 0)
     assert lost(process) == 0
     lock.release()
-    use(next_use)
+    use(process, next_use)
     assert lost(process) == len(gone)
-    use(next_use)
+    use(process, next_use)
     assert lost(process) == len(gone)
 
 
@@ -243,3 +245,80 @@ def test_what_was_in_doubt_when_another_server_took_over_is_counted_too(
     add(process, "last")
     assert lost(process) == len(gone)
     assert process.session.seen.doubted is None
+
+
+@pytest.mark.parametrize("next_use", ["add", "context", "full", "stats"])
+def test_what_a_thread_looks_for_while_another_moves_the_session_is_counted(
+    config: CacheConfig, server: RedisServer, next_use: str
+) -> None:
+    """A daemon brings both tiers together with the lock that the thread beside it needs to find out."""
+    process = Process(config)
+    add(process, "kept")
+    server.save()
+    gone = add(process, "a", "b", "c")
+    server.go_back()
+    # The newest is not in the window: whether the archive has it is asked under the lock.
+    adding = process.adding("after")
+    step = adding.send(None)
+    while not isinstance(step, LockCall):
+        step = process.step(adding, step)
+    daemon = reconcile(process.session)
+    moving = daemon.send(None)
+    while not isinstance(moving, RedisBatch | RedisCall):
+        moving = process.step(daemon, moving)
+    step = process.step(adding, step)
+    assert lost(process) == 0
+    for running, effect in ((daemon, moving), (adding, step)):
+        with pytest.raises(StopIteration):
+            while True:
+                effect = process.step(running, effect)
+    use(process, next_use)
+    assert lost(process) == len(gone)
+    use(process, next_use)
+    assert lost(process) == len(gone)
+
+
+def test_a_thread_that_finds_out_is_not_overtaken_by_one_that_comes_later(
+    config: CacheConfig, server: RedisServer
+) -> None:
+    """Statistics whose session is in doubt no more have what was lost."""
+    process = Process(config)
+    add(process, "kept")
+    server.save()
+    gone = add(process, "a", "b", "c")
+    server.go_back()
+    looking = count_lost(process.session, locked=False, anew=True)
+    step = looking.send(None)
+    use(process, "stats")
+    assert lost(process) == 0
+    assert process.session.seen.doubted is not None
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(looking, step)
+    assert lost(process) == len(gone)
+    use(process, "stats")
+    assert lost(process) == len(gone)
+    assert process.session.seen.doubted is None
+
+
+def test_what_a_further_connection_puts_in_doubt_while_it_is_looked_for_stays_so(
+    config: CacheConfig, server: RedisServer
+) -> None:
+    process = Process(config)
+    kept = add(process, "kept")
+    server.save()
+    gone = add(process, "a", "b", "c")
+    # A connection that is new, to the same server: all is there when it is looked for.
+    looking = count_lost(process.session, locked=False, anew=True)
+    step = looking.send(None)
+    answer = process.drive._perform(step)
+    server.go_back()
+    # What a use over a new connection does first, and what it does then.
+    process.drive(count_lost(process.session, locked=False, anew=True))
+    process.drive(look(process.session, next_number() + 100))
+    with pytest.raises(StopIteration):
+        looking.send(answer)
+    assert lost(process) == 0
+    process.drive(known_length(process.session))
+    assert lost(process) == len(gone)
+    assert Process(config).full() == kept
