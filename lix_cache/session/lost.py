@@ -52,12 +52,12 @@ def count_lost(session: Session, *, locked: bool, anew: bool = False) -> Flow[No
         return
     # One thread at a time, so that each message is counted once. What another is looking for stays in doubt
     # until it has found out: it may have to put that off because of the very lock that this one holds.
-    if not seen.counting.acquire(blocking=False):
+    if not seen.begin_counting():
         return
     try:
         yield from _count(session, first, locked=locked)
     finally:
-        seen.counting.release()
+        seen.end_counting()
 
 
 def _count(session: Session, first: MessageId | None, *, locked: bool) -> Flow[None]:

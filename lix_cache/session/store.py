@@ -8,7 +8,6 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from struct import Struct
-from threading import Lock
 
 from lix_cache._log import logger
 from lix_cache.archive.archive import ConversationArchive
@@ -104,7 +103,6 @@ class Seen:
         entrusted: what it added and Redis may lose.
         doubted: Redis may have lost of that what has an id up to here; None where it has not, as far as is
             known. A new object for each doubt.
-        counting: held by the flow that looks for what is in doubt; not waited for.
         opened: the newest connection to Redis since which it has looked at the archive.
         compared: the newest connection over which the window was found to go on from there.
         taken_over: messages of the old package were moved.
@@ -121,11 +119,12 @@ class Seen:
     unsettled: set[bytes] = field(default_factory=set)
     entrusted: Entrusted = field(default_factory=Entrusted)
     doubted: MessageId | None = None
-    counting: Lock = field(default_factory=Lock)
     opened: int = 0
     compared: int = 0
     taken_over: bool = False
     is_stale: bool = False
+    # By process: a thread that counts at a fork never ends in the child.
+    _counting: dict[int, object] = field(default_factory=dict)
 
     def saw(self, message_id: MessageId) -> None:
         """Note that there is a message of this id."""
@@ -141,6 +140,15 @@ class Seen:
             return None
         made = self.doubted = MessageId(*(newest if before is None else max(before, newest)))
         return made if before is None else None
+
+    def begin_counting(self) -> bool:
+        """Whether no other flow looks for what is in doubt: then this one does, until ``end_counting``."""
+        mine = object()
+        return self._counting.setdefault(os.getpid(), mine) is mine
+
+    def end_counting(self) -> None:
+        """Let others look for what is in doubt."""
+        self._counting.pop(os.getpid(), None)
 
     def leave_unsettled(self, nonce: bytes) -> None:
         """Note that an add was not answered. Of thousands that were not, some are forgotten."""

@@ -48,7 +48,10 @@ def together(
     try:
         for thread in threads:
             thread.start()
-        wait_until(lambda: got or gateway.core.metrics.open == count, what=f"{count} open requests")
+        metrics = gateway.core.metrics
+        wait_until(
+            lambda: got or metrics.open == count, what=lambda: f"{count} open requests, not {metrics.open},"
+        )
         early = [(reply.status, reply.state, reply.body[:500]) for reply in got]
         assert not early, "answered before the provider was"
     finally:

@@ -11,21 +11,50 @@ from typing import Any
 __all__ = ["Life", "in_thread", "until", "wait_until"]
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "the condition") -> None:
+class _Patience:
+    """Time to wait for something. What a machine that stands still takes between two looks hardly counts.
+
+    Args:
+        seconds: that may go by.
+        what: is waited for; a function says it at the end.
+    """
+
+    _MOST = 1.0
+
+    def __init__(self, seconds: float, what: str | Callable[[], str]) -> None:
+        self._seconds, self._what, self._looks = seconds, what, 0
+        self._left, self._last = seconds, time.monotonic()
+
+    def check(self) -> None:
+        """Fail the test if the time is over."""
+        now = time.monotonic()
+        self._left -= min(now - self._last, self._MOST)
+        self._last = now
+        self._looks += 1
+        if self._left < 0:
+            what = self._what if isinstance(self._what, str) else self._what()
+            raise AssertionError(
+                f"{what} did not come true within {self._seconds:g} s and {self._looks} looks"
+            )
+
+
+def wait_until(
+    condition: Callable[[], Any], seconds: float = 60.0, what: str | Callable[[], str] = "the condition"
+) -> None:
     """Wait until a function returns something true; fail the test after so many seconds."""
-    deadline = time.monotonic() + seconds
+    patience = _Patience(seconds, what)
     while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come true within {seconds:g} s")
+        patience.check()
         time.sleep(0.01)
 
 
-async def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "the condition") -> None:
+async def until(
+    condition: Callable[[], Any], seconds: float = 60.0, what: str | Callable[[], str] = "the condition"
+) -> None:
     """:func:`wait_until` for an event loop, which goes on meanwhile."""
-    deadline = time.monotonic() + seconds
+    patience = _Patience(seconds, what)
     while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come true within {seconds:g} s")
+        patience.check()
         await asyncio.sleep(0.005)
 
 
