@@ -229,7 +229,7 @@ def _kill(cluster: RedisCluster, shard: int) -> None:
     slot = SLOTS * shard // _MASTERS
     dead = _master(cluster, slot)
     dead.kill()
-    _wait(lambda: cluster.owner(slot) is not dead, "a replica takes over")
+    _wait(lambda: cluster.owner(slot) is not dead, "a replica takes over", cluster)
     cluster.settle()
     time.sleep(_CALM)
     dead.start()
@@ -248,7 +248,7 @@ def _partition(cluster: RedisCluster, sides: Sides) -> None:
     began = time.monotonic()
     sides.cut(master)
     try:
-        _wait(lambda: cluster.owner(0) is not master, "a replica takes over")
+        _wait(lambda: cluster.owner(0) is not master, "a replica takes over", cluster)
         time.sleep(max(0.0, began + _CUT - time.monotonic()))
     finally:
         sides.heal(master)
@@ -270,14 +270,16 @@ def _is_replica(server: ServerProcess) -> bool:
     return False
 
 
-def _wait(condition: Callable[[], bool], what: str) -> None:
+def _wait(condition: Callable[[], bool], what: str, cluster: RedisCluster | None = None) -> None:
     def is_so() -> bool:
         # A server that is cut off, or starts, may not answer.
         with contextlib.suppress(Exception):
             return condition()
         return False
 
-    wait_until(is_so, _PATIENCE, what)
+    wait_until(
+        is_so, _PATIENCE, what if cluster is None else lambda: f"as its nodes say\n{cluster.views()}\n{what}"
+    )
 
 
 def reshard(plan: Plan, say: Say) -> Outcome:

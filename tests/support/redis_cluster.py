@@ -290,6 +290,16 @@ class RedisCluster(_Many):
             text = client.execute_command("CLUSTER NODES")
         return [line.split() for line in text.decode().splitlines()]
 
+    def views(self) -> str:
+        """Return what each running node says of all, for a wait that is over."""
+        said = []
+        for server in self.running:
+            try:
+                said += [f"{server.address}:", *("  " + " ".join(words) for words in self.nodes_of(server))]
+            except redis.RedisError as error:
+                said.append(f"{server.address}: {error!r}")
+        return "\n".join(said)
+
     @staticmethod
     def id_of(server: ServerProcess) -> str:
         return str(server.ask("CLUSTER", "MYID").decode())
