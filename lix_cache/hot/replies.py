@@ -24,6 +24,7 @@ class Added(NamedTuple):
         known: which of them were added before, under the same key.
         repeated: they were sent before, without an answer, and that may be carried out later.
         replicas: how many are known to have the new ones; None where that was not asked.
+        turns: the messages as they are stored, where some of them got other nonces.
     """
 
     ids: tuple[MessageId, ...]
@@ -31,6 +32,7 @@ class Added(NamedTuple):
     known: frozenset[int] = frozenset()
     repeated: bool = False
     replicas: int | None = None
+    turns: tuple[Turn, ...] = ()
 
     @property
     def new(self) -> tuple[MessageId, ...]:

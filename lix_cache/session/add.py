@@ -13,7 +13,7 @@ from lix_cache.hot.replies import Added, Gap
 from lix_cache.hot.window import HotWindow
 from lix_cache.messages.keyed import nonce_of, tag_of
 from lix_cache.messages.turn import MessageId, Turn, with_id
-from lix_cache.session.append import Moment, add_hot
+from lix_cache.session.append import Moment, add_hot, revived_locked
 from lix_cache.session.base import LATE_BATCHES, Session, hot_length, note_failure, session_lock
 from lix_cache.session.batch import AddResult, Batch
 from lix_cache.session.health import before_add
@@ -85,11 +85,13 @@ def add(session: Session, *turns: Turn, tags: tuple[bytes, ...] = ()) -> Flow[Ad
         added = yield from add_hot(session, batch, sent, gap)
     except RedisUnavailable as error:
         if error.maybe_done:
-            for nonce in batch.nonces:
+            for nonce in (*batch.nonces, *batch.anew.values()):
                 session.seen.leave_unsettled(nonce)
         if store.settings.on_redis_error == "raise" or sent.is_long_ago(store.clock):
             raise
         return (yield from _add_cold(session, batch, contested=error.maybe_done))
+    if added.turns:
+        batch = Batch(added.turns, batch.tags)
     if store.settings.durability == "redis" or _has_replica(session, added):
         _entrust(session, batch, added)
     else:
@@ -144,6 +146,8 @@ def _add_cold(session: Session, batch: Batch, *, contested: bool) -> Flow[AddRes
     try:
         # From here on get_context must look on disk too, so the note comes first.
         store.outage_sessions.add(session.id)
+        if batch.tags:
+            batch = yield from revived_locked(session, batch)
         given: list[MessageId]
         given, added = yield DiskCall(
             partial(

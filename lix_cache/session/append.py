@@ -28,9 +28,11 @@ from lix_cache.session.read import read_window, rehydrate
 from lix_cache.session.reconcile import catch_up, take_over, take_over_locked
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lix_cache.clock import Clock
 
-__all__ = ["Moment", "add_hot"]
+__all__ = ["Moment", "add_hot", "revived_locked"]
 
 
 #: After so many seconds an add without an answer is not looked for any more.
@@ -162,8 +164,8 @@ def _look_locked(session: Session, batch: Batch, gap: Gap, repeated: bool, refus
     there = yield DiskCall(partial(store.cold.exists, session.id))
     # It gets a new nonce: readers leave the old one out, or Redis does. Whatever was sent under that one
     # is in neither tier, and cannot come any more.
-    turns = [_anew(session, batch.turns[i]) if refused or i in dead else batch.turns[i] for i in left]
-    rest = Batch(tuple(turns), tuple(batch.tags[i] for i in left))
+    turns = _anew(session, batch, left if refused else dead.intersection(left))
+    rest = Batch(tuple(turns[i] for i in left), tuple(batch.tags[i] for i in left))
     looked = Looked.YES if there else Looked.NONE
     try:
         added = yield from _append_hot(session, rest, gap, locked=True, repeated=repeated, looked=looked)
@@ -172,7 +174,30 @@ def _look_locked(session: Session, batch: Batch, gap: Gap, repeated: bool, refus
     known = {*ids, *(left[i] for i in added.known)}
     ids.update(zip(left, added.ids, strict=True))
     every = tuple(ids[i] for i in range(len(ids)))
-    return Added(every, added.length, frozenset(known), replicas=added.replicas)
+    return Added(every, added.length, frozenset(known), replicas=added.replicas, turns=turns)
+
+
+def revived_locked(session: Session, batch: Batch) -> Flow[Batch]:
+    """Return messages that go to the archive alone, with new nonces for what comes after its deletion.
+
+    Where Redis takes them, what was deleted may come again when its key is forgotten. So it may here: under
+    the nonce that it had, the archive would leave it out. The caller holds the session's lock.
+    """
+    store = session.store
+    yield from look(session, locked=True)
+    dead = _dead(session, batch)
+    if not dead:
+        return batch
+    since = int(store.clock.time() * 1000) - 2 * KEYS_MS
+    places = {nonce: i for nonce, i in batch.nonces.items() if i in dead}
+    try:
+        found = yield DiskCall(
+            partial(store.cold.find_nonces_locked, session.id, list(places), since_ms=since)
+        )
+    except ArchiveCorrupt:
+        return batch  # the append mends it
+    again = [i for nonce, i in places.items() if nonce not in found or found[nonce].ms < since]
+    return Batch(_anew(session, batch, again), batch.tags)
 
 
 def _dead(session: Session, batch: Batch) -> set[int]:
@@ -185,8 +210,14 @@ def _dead(session: Session, batch: Batch) -> set[int]:
     )
 
 
-def _anew(session: Session, turn: Turn) -> Turn:
-    return Turn(turn.id, turn.body, turn.vector, session.store.new_nonce())
+def _anew(session: Session, batch: Batch, places: Collection[int]) -> tuple[Turn, ...]:
+    """Return the messages, those at some places under new nonces."""
+    turns = list(batch.turns)
+    for i in places:
+        turn = turns[i]
+        nonce = batch.anew.setdefault(turn.nonce or b"", session.store.new_nonce())
+        turns[i] = Turn(turn.id, turn.body, turn.vector, nonce)
+    return tuple(turns)
 
 
 def _append_hot(

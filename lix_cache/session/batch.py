@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from lix_cache.checks import given
@@ -20,16 +21,20 @@ __all__ = ["MOST_AT_ONCE", "AddResult", "Batch", "check_keys", "check_size"]
 MOST_AT_ONCE = 1000
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Messages that are added together: all of them, or none.
 
     Attributes:
         turns: without ids, each with a nonce.
         tags: where they have keys, for each the digests of its key and of its content.
+        anew: the nonces that some of them get instead of their own. Each gets one, however often it is sent:
+            by it the archive knows what Redis carries out late.
     """
 
     turns: tuple[Turn, ...]
     tags: tuple[bytes, ...] = ()
+    anew: dict[bytes, bytes] = field(default_factory=dict)
 
     @property
     def nonces(self) -> dict[bytes, int]:

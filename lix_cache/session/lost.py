@@ -50,14 +50,14 @@ def count_lost(session: Session, *, locked: bool, anew: bool = False) -> Flow[No
     first = seen.doubt() if anew else None
     if seen.doubted is None or store.breaker_of(session.id).is_open:
         return
-    # One thread at a time, so that each message is counted once. What another is looking for stays in doubt
+    # One flow at a time, so that each message is counted once. What another is looking for stays in doubt
     # until it has found out: it may have to put that off because of the very lock that this one holds.
-    if not seen.begin_counting():
-        return
+    flow = object()
     try:
-        yield from _count(session, first, locked=locked)
+        if seen.begin_counting(flow):
+            yield from _count(session, first, locked=locked)
     finally:
-        seen.end_counting()
+        seen.end_counting(flow)
 
 
 def _count(session: Session, first: MessageId | None, *, locked: bool) -> Flow[None]:
@@ -80,7 +80,7 @@ def _count(session: Session, first: MessageId | None, *, locked: bool) -> Flow[N
     if lost is None:
         return
     if lost:
-        seen.entrusted.forget(lost)
+        seen.entrusted.forget({nonce: asked[nonce] for nonce in lost})
         store.count("lost_messages", len(lost))
         logger.warning(
             "Redis has lost {} acknowledged messages of {}, which only a server had that is gone; "
@@ -108,7 +108,9 @@ def _lost(
     if not asked:
         return set()
     newest = max(asked, key=asked.__getitem__)
-    if is_first and (yield from find_hot(session, [newest], asked[newest]))[0]:
+    wanted = {newest: asked[newest]} if is_first else asked
+    # Most are where they were: that is told without the lock.
+    if len((yield from find_hot(session, wanted, min(wanted.values())))[0]) == len(wanted):
         return set()
     lock: Lease | None = None
     if not locked:
@@ -116,7 +118,7 @@ def _lost(
         if lock is None:
             return None
     try:
-        if is_first and not (yield from _in_neither_locked(session, {newest: asked[newest]})):
+        if is_first and not (yield from _in_neither_locked(session, wanted)):
             return set()
         return (yield from _in_neither_locked(session, asked))
     finally:

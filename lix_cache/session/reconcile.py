@@ -173,10 +173,12 @@ def reconcile(session: Session) -> Flow[None]:
 def _reconcile_locked(session: Session) -> Flow[None]:
     store, breaker = session.store, session.store.breaker_of(session.id)
     try:
-        # Before what the window lacks can be told no more.
+        # Before the window moves, and once more after that: another flow may have been looking, and could not
+        # have the lock.
         yield from count_lost(session, locked=True)
         moved = yield from move_locked(store, {session.id: 0})
         moved.raise_failure()
+        yield from count_lost(session, locked=True)
         # What went to the archive may still arrive: from here on it is refused.
         yield from late.refuse_locked(store, session.id)
         yield RedisCall(store.hot.doubt_keys(session.id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from struct import Struct
@@ -70,21 +70,21 @@ class Entrusted:
 
     @property
     def newest(self) -> MessageId | None:
-        """The id of the last message; None where there is none."""
-        last = bytes(self._records[-self._RECORD.size :])
-        return MessageId(*self._RECORD.unpack(last)[:2]) if last else None
+        """The largest id; None where there is no message. Threads may note theirs in another order."""
+        return max(self.all().values(), default=None)
 
     def all(self) -> dict[bytes, MessageId]:
         """Return what there is, by nonce."""
         records = self._RECORD.iter_unpack(bytes(self._records))
         return {nonce: MessageId(ms, seq) for ms, seq, nonce in records}
 
-    def forget(self, nonces: Container[bytes]) -> None:
-        """Forget these, wherever they stand."""
+    def forget(self, messages: Mapping[bytes, MessageId]) -> None:
+        """Forget these, wherever they stand; not what has come since under the same nonce."""
+        gone = {self._RECORD.pack(*given, nonce) for nonce, given in messages.items()}
         records, size = bytes(self._records), self._RECORD.size
         each = (records[at : at + size] for at in range(0, len(records), size))
-        # In one step, and in place: what is added meanwhile comes after them.
-        self._records[: len(records)] = b"".join(one for one in each if one[-NONCE_BYTES:] not in nonces)
+        # In one step, and in place: what others add meanwhile comes after them.
+        self._records[: len(records)] = b"".join(one for one in each if one not in gone)
 
 
 @dataclass
@@ -141,14 +141,14 @@ class Seen:
         made = self.doubted = MessageId(*(newest if before is None else max(before, newest)))
         return made if before is None else None
 
-    def begin_counting(self) -> bool:
-        """Whether no other flow looks for what is in doubt: then this one does, until ``end_counting``."""
-        mine = object()
-        return self._counting.setdefault(os.getpid(), mine) is mine
+    def begin_counting(self, flow: object) -> bool:
+        """Whether this flow may look for what is in doubt: one at a time does, until ``end_counting``."""
+        return self._counting.setdefault(os.getpid(), flow) is flow
 
-    def end_counting(self) -> None:
-        """Let others look for what is in doubt."""
-        self._counting.pop(os.getpid(), None)
+    def end_counting(self, flow: object) -> None:
+        """Let others look, if it was this flow that did."""
+        if self._counting.get(os.getpid()) is flow:
+            del self._counting[os.getpid()]
 
     def leave_unsettled(self, nonce: bytes) -> None:
         """Note that an add was not answered. Of thousands that were not, some are forgotten."""

@@ -22,6 +22,7 @@ from lix_cache.hot import scripts
 from lix_cache.session import changes
 from tests.support import RedisServer
 from tests.support.lab import Process
+from tests.support.redis_server import nowhere
 from tests.support.sessions import batch, said
 from tests.support.twins import ManualClock, Twins
 
@@ -208,10 +209,12 @@ def test_a_message_that_was_replaced_is_not_added_again_by_its_key(
 
 
 @pytest.mark.parametrize("how", ["pop", "delete", "edit", "delete session"])
+@pytest.mark.parametrize("kept", ["in Redis", "on disk too", "on disk, Redis away"])
 def test_a_message_that_comes_again_when_its_key_is_forgotten_is_a_new_one(
-    twins: Twins, config: CacheConfig, redis_server: RedisServer, how: str
+    twins: Twins, config: CacheConfig, redis_server: RedisServer, kept: str, how: str
 ) -> None:
     clock = ManualClock(time.time())
+    config = config.replace(durability="disk" if kept == "on disk too" else "redis")
     cache = twins.make("HybridConversationCache", "s", config, clock=clock)
     added = cache.add_messages(batch("first", "ok"), keys=["k1", "k2"])
     changed = {
@@ -226,12 +229,18 @@ def test_a_message_that_comes_again_when_its_key_is_forgotten_is_a_new_one(
     client = redis_server.client(db=config.session_redis_db)
     for key in client.scan_iter(f"{config.redis_key_prefix}:*known*"):
         client.delete(key)
-    again = cache.add_messages(batch("ok"), keys=["k2"])
+    adding = cache
+    if kept.endswith("away"):
+        adding = twins.make("HybridConversationCache", "s", nowhere(config), clock=clock)
+    again = adding.add_messages(batch("ok"), keys=["k2"])
     assert again.added == 1
     for reader in (cache, twins.make("HybridConversationCache", "s", config)):
         assert said(reader.get_full())[-1] == "ok"
         assert said(reader.get_context())[-1] == "ok"
-    cache.flush_to_disk()
+    if kept == "in Redis":
+        cache.flush_to_disk()
+    for key in client.scan_iter(f"{config.redis_key_prefix}:*"):
+        client.delete(key)
     assert said(twins.make("HybridConversationCache", "s", config).get_full())[-1] == "ok"
 
 

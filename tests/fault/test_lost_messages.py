@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,20 @@ import pytest
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.config import CacheConfig
 from lix_cache.effects import LockCall, RedisBatch, RedisCall
-from lix_cache.errors import ArchiveBusy
+from lix_cache.errors import ArchiveBusy, RedisUnavailable
+from lix_cache.hot import scripts
 from lix_cache.hot.connections import next_number
 from lix_cache.messages.turn import Turn
 from lix_cache.session import changes, rounds, whole
+from lix_cache.session.add import add_keyed
 from lix_cache.session.base import look
 from lix_cache.session.lost import count_lost
 from lix_cache.session.reconcile import known_length, reconcile
 from tests.support import RedisServer
 from tests.support.lab import Process
+from tests.support.sessions import batch, said
 from tests.support.stores import own_store
-from tests.support.twins import Twins
+from tests.support.twins import ManualClock, Twins
 
 pytestmark = pytest.mark.promise("no-loss")
 
@@ -322,3 +326,48 @@ def test_what_a_further_connection_puts_in_doubt_while_it_is_looked_for_stays_so
     process.drive(known_length(process.session))
     assert lost(process) == len(gone)
     assert Process(config).full() == kept
+
+
+def test_what_came_again_when_its_key_was_forgotten_is_counted_when_it_is_lost(
+    twins: Twins, config: CacheConfig, server: RedisServer
+) -> None:
+    """It is stored under another nonce than that of the message that was deleted."""
+    clock = ManualClock(time.time())
+    cache = twins.make("HybridConversationCache", "s", config, clock=clock)
+    cache.add_messages(batch("first", "ok"), keys=["k1", "k2"])
+    cache.pop_last()
+    with server.client(db=config.session_redis_db) as client:
+        for key in client.scan_iter(f"{config.redis_key_prefix}:*known*"):
+            client.delete(key)
+    server.save()
+    clock.advance(3 * 86_400)
+    assert cache.add_messages(batch("ok"), keys=["k2"]).added == 1
+    clock.advance(-3 * 86_400)
+    server.go_back()
+    assert cache.get_stats()["counters"]["lost_messages"] == 1
+    assert said(cache.get_full()) == ["first"]
+
+
+def test_what_came_again_and_was_carried_out_without_an_answer_is_there_once(
+    config: CacheConfig, server: RedisServer
+) -> None:
+    """Redis and the archive have it under one nonce, though it is another than the deleted one's."""
+    clock = ManualClock(time.time())
+    process = Process(config, clock=clock)
+    process.drive(add_keyed(process.session, [process.turn("first"), process.turn("ok")], ["k1", "k2"]))
+    process.drive(changes.pop_last(process.session))
+    with server.client(db=config.session_redis_db) as client:
+        for key in client.scan_iter(f"{config.redis_key_prefix}:*known*"):
+            client.delete(key)
+    clock.advance(3 * 86_400)
+    adding = add_keyed(process.session, [process.turn("ok")], ["k2"])
+    step = process.run_until(adding, scripts.ADD)
+    process.drive._perform(step)
+    step = adding.throw(RedisUnavailable("no answer came", maybe_done=True, timed_out=True))
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(adding, step)
+    assert process.archived()[-1] == "ok"
+    assert process.full() == ["first", "ok"]
+    process.flush()
+    assert Process(config).full() == ["first", "ok"]

@@ -296,7 +296,7 @@ class RedisCluster(_Many):
         for server in self.running:
             try:
                 said += [f"{server.address}:", *("  " + " ".join(words) for words in self.nodes_of(server))]
-            except redis.RedisError as error:
+            except Exception as error:
                 said.append(f"{server.address}: {error!r}")
         return "\n".join(said)
 

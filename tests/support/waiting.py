@@ -23,7 +23,8 @@ class _Patience:
 
     def __init__(self, seconds: float, what: str | Callable[[], str]) -> None:
         self._seconds, self._what, self._looks = seconds, what, 0
-        self._left, self._last = seconds, time.monotonic()
+        self._left, self._began = seconds, time.monotonic()
+        self._last = self._began
 
     def check(self) -> None:
         """Fail the test if the time is over."""
