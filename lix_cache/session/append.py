@@ -146,8 +146,7 @@ def _look_for_keys(
 
 def _look_locked(session: Session, batch: Batch, gap: Gap, repeated: bool, refused: bool) -> Flow[Added]:
     store = session.store
-    # A frame is as old as its youngest message at most, and no key is known for longer.
-    since = int(store.clock.time() * 1000) - 2 * KEYS_MS
+    since = _keys_since(session)
     ids: dict[int, MessageId] = {}
     length = 0
     yield from look(session, locked=True)
@@ -183,21 +182,25 @@ def revived_locked(session: Session, batch: Batch) -> Flow[Batch]:
     Where Redis takes them, what was deleted may come again when its key is forgotten. So it may here: under
     the nonce that it had, the archive would leave it out. The caller holds the session's lock.
     """
-    store = session.store
     yield from look(session, locked=True)
     dead = _dead(session, batch)
     if not dead:
         return batch
-    since = int(store.clock.time() * 1000) - 2 * KEYS_MS
+    since = _keys_since(session)
     places = {nonce: i for nonce, i in batch.nonces.items() if i in dead}
     try:
-        found = yield DiskCall(
-            partial(store.cold.find_nonces_locked, session.id, list(places), since_ms=since)
-        )
+        find = partial(session.store.cold.find_nonces_locked, session.id, list(places), since_ms=since)
+        found = yield DiskCall(find)
     except ArchiveCorrupt:
         return batch  # the append mends it
     again = [i for nonce, i in places.items() if nonce not in found or found[nonce].ms < since]
     return Batch(_anew(session, batch, again), batch.tags)
+
+
+def _keys_since(session: Session) -> int:
+    """Return the time, in Unix milliseconds, since which keys of messages may be known."""
+    # A frame is as old as its youngest message at most, and no key is known for longer.
+    return int(session.store.clock.time() * 1000) - 2 * KEYS_MS
 
 
 def _dead(session: Session, batch: Batch) -> set[int]:

@@ -11,7 +11,7 @@ import pytest
 
 from lix_cache.archive.store import ArchiveStore
 from lix_cache.config import CacheConfig
-from lix_cache.effects import LockCall, RedisBatch, RedisCall
+from lix_cache.effects import Effect, Flow, LockCall, RedisBatch, RedisCall
 from lix_cache.errors import ArchiveBusy, RedisUnavailable
 from lix_cache.hot import scripts
 from lix_cache.hot.connections import next_number
@@ -50,6 +50,30 @@ def add(process: Process, *texts: str) -> list[str]:
 
 def lost(process: Process) -> int:
     return process.store.counters["lost_messages"]
+
+
+def gone_back(config: CacheConfig, server: RedisServer) -> tuple[Process, list[str]]:
+    """Return a process whose server has forgotten some of what it added, and what that was."""
+    process = Process(config)
+    add(process, "kept")
+    server.save()
+    gone = add(process, "a", "b", "c")
+    server.go_back()
+    return process, gone
+
+
+def finish(process: Process, running: Flow[Any], step: Effect) -> None:
+    """Carry out what a flow asks for until it ends."""
+    with pytest.raises(StopIteration):
+        while True:
+            step = process.step(running, step)
+
+
+def forget_keys(config: CacheConfig, server: RedisServer) -> None:
+    """Let Redis forget by which keys messages were added."""
+    with server.client(db=config.session_redis_db) as client:
+        for key in client.scan_iter(f"{config.redis_key_prefix}:*known*"):
+            client.delete(key)
 
 
 def use(process: Process, how: str) -> None:
@@ -256,11 +280,7 @@ def test_what_a_thread_looks_for_while_another_moves_the_session_is_counted(
     config: CacheConfig, server: RedisServer, next_use: str
 ) -> None:
     """A daemon brings both tiers together with the lock that the thread beside it needs to find out."""
-    process = Process(config)
-    add(process, "kept")
-    server.save()
-    gone = add(process, "a", "b", "c")
-    server.go_back()
+    process, gone = gone_back(config, server)
     # The newest is not in the window: whether the archive has it is asked under the lock.
     adding = process.adding("after")
     step = adding.send(None)
@@ -273,9 +293,7 @@ def test_what_a_thread_looks_for_while_another_moves_the_session_is_counted(
     step = process.step(adding, step)
     assert lost(process) == 0
     for running, effect in ((daemon, moving), (adding, step)):
-        with pytest.raises(StopIteration):
-            while True:
-                effect = process.step(running, effect)
+        finish(process, running, effect)
     use(process, next_use)
     assert lost(process) == len(gone)
     use(process, next_use)
@@ -286,19 +304,13 @@ def test_a_thread_that_finds_out_is_not_overtaken_by_one_that_comes_later(
     config: CacheConfig, server: RedisServer
 ) -> None:
     """Statistics whose session is in doubt no more have what was lost."""
-    process = Process(config)
-    add(process, "kept")
-    server.save()
-    gone = add(process, "a", "b", "c")
-    server.go_back()
+    process, gone = gone_back(config, server)
     looking = count_lost(process.session, locked=False, anew=True)
     step = looking.send(None)
     use(process, "stats")
     assert lost(process) == 0
     assert process.session.seen.doubted is not None
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(looking, step)
+    finish(process, looking, step)
     assert lost(process) == len(gone)
     use(process, "stats")
     assert lost(process) == len(gone)
@@ -336,9 +348,7 @@ def test_what_came_again_when_its_key_was_forgotten_is_counted_when_it_is_lost(
     cache = twins.make("HybridConversationCache", "s", config, clock=clock)
     cache.add_messages(batch("first", "ok"), keys=["k1", "k2"])
     cache.pop_last()
-    with server.client(db=config.session_redis_db) as client:
-        for key in client.scan_iter(f"{config.redis_key_prefix}:*known*"):
-            client.delete(key)
+    forget_keys(config, server)
     server.save()
     clock.advance(3 * 86_400)
     assert cache.add_messages(batch("ok"), keys=["k2"]).added == 1
@@ -356,17 +366,13 @@ def test_what_came_again_and_was_carried_out_without_an_answer_is_there_once(
     process = Process(config, clock=clock)
     process.drive(add_keyed(process.session, [process.turn("first"), process.turn("ok")], ["k1", "k2"]))
     process.drive(changes.pop_last(process.session))
-    with server.client(db=config.session_redis_db) as client:
-        for key in client.scan_iter(f"{config.redis_key_prefix}:*known*"):
-            client.delete(key)
+    forget_keys(config, server)
     clock.advance(3 * 86_400)
     adding = add_keyed(process.session, [process.turn("ok")], ["k2"])
     step = process.run_until(adding, scripts.ADD)
     process.drive._perform(step)
     step = adding.throw(RedisUnavailable("no answer came", maybe_done=True, timed_out=True))
-    with pytest.raises(StopIteration):
-        while True:
-            step = process.step(adding, step)
+    finish(process, adding, step)
     assert process.archived()[-1] == "ok"
     assert process.full() == ["first", "ok"]
     process.flush()
